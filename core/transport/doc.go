@@ -1,0 +1,27 @@
+// Package transport carries bytes between the members of a cluster.
+//
+// Each member dials every other one's advertised peer URL and keeps one
+// one-way stream open to it; what comes back travels on the other member's own
+// stream. A checkpoint goes over a connection of its own, so that it does not
+// hold up heartbeats.
+//
+// # Protocol
+//
+// A connection starts with a hello (magic, protocol version, kind, cluster id,
+// sender, receiver, CRC32C) that the other side answers with one status byte
+// and, on a refusal, the reason as text. Then come frames: length, CRC32C, payload. An
+// unknown protocol version, a foreign cluster or a wrong receiver is refused
+// by name; anything that is not a hello is closed and logged as
+// "rejected connection on peer endpoint".
+//
+// # Contract
+//
+// Send never blocks: each peer has a queue bounded in bytes, and what does not
+// fit is dropped and reported through Handler.Unreachable, which raft copes
+// with. Handler methods are called from the transport's goroutines, one
+// stream's frames in order. Open starts the goroutines, Close stops and awaits
+// all of them.
+//
+// It refuses https peer URLs (TLS between peers comes with core/pki) and
+// frames over 64 MiB.
+package transport

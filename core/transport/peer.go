@@ -1,0 +1,225 @@
+package transport
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	dialTimeout  = 3 * time.Second
+	writeTimeout = 5 * time.Second
+	minBackoff   = 50 * time.Millisecond
+	maxBackoff   = time.Second
+)
+
+// peer sends to one other member: a bounded queue and the goroutine that
+// drains it into a connection which it dials again whenever it breaks.
+type peer struct {
+	t    *Transport
+	id   uint64
+	stop context.CancelFunc
+	wake chan struct{}
+
+	mu struct {
+		sync.Mutex
+		urls   []string
+		queue  [][]byte
+		queued int // bytes
+		active time.Time
+		up     bool
+	}
+}
+
+func (t *Transport) startPeer(id uint64, urls []string) *peer {
+	ctx, stop := context.WithCancel(t.ctx)
+	p := &peer{t: t, id: id, stop: stop, wake: make(chan struct{}, 1)}
+	p.mu.urls = slices.Clone(urls)
+	t.wg.Go(func() { p.run(ctx) })
+	return p
+}
+
+// send queues a frame; false if the queue is full or the peer is down, since
+// raft's messages age badly: better to hear of the loss now.
+func (p *peer) send(frame []byte) bool {
+	p.mu.Lock()
+	ok := p.mu.up && (p.mu.queued+len(frame) <= p.t.cfg.QueueBytes || len(p.mu.queue) == 0)
+	if ok {
+		p.mu.queue = append(p.mu.queue, frame)
+		p.mu.queued += len(frame)
+	}
+	p.mu.Unlock()
+	if ok {
+		select {
+		case p.wake <- struct{}{}:
+		default:
+		}
+	}
+	return ok
+}
+
+func (p *peer) take(into [][]byte) [][]byte {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	q := p.mu.queue
+	p.mu.queue, p.mu.queued = into[:0], 0
+	return q
+}
+
+func (p *peer) setUp(up bool) {
+	p.mu.Lock()
+	p.mu.up = up
+	p.mu.queue, p.mu.queued = nil, 0
+	if up {
+		p.mu.active = time.Now()
+	}
+	p.mu.Unlock()
+}
+
+// run dials and drains until the peer is removed. It never gives up.
+func (p *peer) run(ctx context.Context) {
+	backoff := minBackoff
+	var lastErr string
+	for ctx.Err() == nil {
+		conn, err := p.t.dial(ctx, p.urls(), hello{kind: streamConn, cluster: p.t.cfg.ClusterID, from: p.t.cfg.Self, to: p.id})
+		if err != nil {
+			if msg := err.Error(); msg != lastErr && ctx.Err() == nil {
+				lastErr = msg
+				p.t.cfg.Logger.Warn("cannot reach peer; trying on", "peer", formatID(p.id), "urls", p.urls(), "error", err)
+			}
+			p.t.cfg.Handler.Unreachable(p.id)
+			select {
+			case <-ctx.Done():
+			case <-time.After(backoff):
+			}
+			backoff = min(backoff*2, maxBackoff)
+			continue
+		}
+		backoff, lastErr = minBackoff, ""
+		p.t.cfg.Logger.Info("connected to peer", "peer", formatID(p.id))
+		p.setUp(true)
+		err = p.drain(ctx, conn)
+		p.setUp(false)
+		conn.Close()
+		if ctx.Err() == nil {
+			p.t.cfg.Logger.Warn("lost connection to peer", "peer", formatID(p.id), "error", err)
+			p.t.cfg.Handler.Unreachable(p.id)
+		}
+	}
+}
+
+func (p *peer) drain(ctx context.Context, conn net.Conn) error {
+	// The other side never writes on this connection: a read ends when it
+	// closes, which a writer with nothing to say would not notice.
+	closed := make(chan error, 1)
+	readDone := make(chan struct{})
+	go func() {
+		defer close(readDone)
+		_, err := io.Copy(io.Discard, conn)
+		if err == nil {
+			err = io.EOF
+		}
+		closed <- err
+	}()
+	defer func() { conn.Close(); <-readDone }()
+
+	w := bufio.NewWriterSize(conn, 64<<10)
+	var batch [][]byte
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case err := <-closed:
+			return err
+		case <-p.wake:
+		}
+		for {
+			batch = p.take(batch)
+			if len(batch) == 0 {
+				break
+			}
+			if err := conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+				return err
+			}
+			for i, f := range batch {
+				if err := writeFrame(w, f); err != nil {
+					return err
+				}
+				batch[i] = nil
+			}
+			if err := w.Flush(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (p *peer) urls() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.mu.urls
+}
+
+// dial tries a member's URLs in order and says hello on the first that answers.
+func (t *Transport) dial(ctx context.Context, urls []string, h hello) (net.Conn, error) {
+	var errs []error
+	for _, u := range urls {
+		conn, err := t.dialOne(ctx, u, h)
+		if err == nil {
+			return conn, nil
+		}
+		errs = append(errs, fmt.Errorf("%s: %w", u, err))
+	}
+	if len(errs) == 0 {
+		return nil, errors.New("peer has no URL")
+	}
+	return nil, errors.Join(errs...)
+}
+
+func (t *Transport) dialOne(ctx context.Context, raw string, h hello) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	conn, err := t.cfg.Dial(ctx, raw)
+	if err != nil {
+		return nil, err
+	}
+	deadline, _ := ctx.Deadline()
+	err = conn.SetDeadline(deadline)
+	if err == nil {
+		_, err = conn.Write(h.encode())
+	}
+	if err == nil {
+		err = readStatus(conn)
+	}
+	if err == nil {
+		err = conn.SetDeadline(time.Time{})
+	}
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// DialURL connects to a peer URL: http://host:port or unix://path.
+func DialURL(ctx context.Context, raw string) (net.Conn, error) {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return nil, err
+	}
+	var d net.Dialer
+	switch u.Scheme {
+	case "http":
+		return d.DialContext(ctx, "tcp", u.Host)
+	case "unix":
+		return d.DialContext(ctx, "unix", u.Host+u.Path)
+	}
+	return nil, fmt.Errorf("peer URL scheme %q is not supported yet: use http or unix", u.Scheme)
+}

@@ -1,0 +1,356 @@
+package transport
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// Handler receives what peers send. Its methods are called from the
+// transport's goroutines and may be called concurrently for different peers.
+type Handler interface {
+	// Receive takes one frame; the slice is the handler's to keep.
+	Receive(from uint64, frame []byte)
+	// ReceiveSnapshot takes a checkpoint: header as its sender passed it,
+	// then the body to its end. An error refuses it.
+	ReceiveSnapshot(ctx context.Context, from uint64, header []byte, body io.Reader) error
+	// Unreachable says that messages to a peer were or will be lost.
+	Unreachable(id uint64)
+	// IsMember reports whether a sender belongs to the cluster as far as this member knows.
+	IsMember(id uint64) bool
+}
+
+// Config of a Transport. Listeners, ClusterID, Self and Handler are required.
+type Config struct {
+	Listeners       []net.Listener
+	ClusterID, Self uint64
+	Handler         Handler
+	Logger          *slog.Logger
+	QueueBytes      int // per peer, default 64 MiB
+	MaxConns        int // accepted at once, default 1024
+	Dial            func(ctx context.Context, url string) (net.Conn, error)
+}
+
+// Transport is a member's end of all peer connections.
+type Transport struct {
+	cfg  Config
+	ctx  context.Context
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+
+	mu struct {
+		sync.Mutex
+		peers map[uint64]*peer
+		conns map[net.Conn]uint64 // accepted, with its sender once known
+	}
+}
+
+// Open starts accepting; peers are dialled once SetPeers names them.
+func Open(cfg Config) *Transport {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.QueueBytes == 0 {
+		cfg.QueueBytes = 64 << 20
+	}
+	if cfg.MaxConns == 0 {
+		cfg.MaxConns = 1024
+	}
+	if cfg.Dial == nil {
+		cfg.Dial = DialURL
+	}
+	t := &Transport{cfg: cfg}
+	t.ctx, t.stop = context.WithCancel(context.Background())
+	t.mu.peers, t.mu.conns = map[uint64]*peer{}, map[net.Conn]uint64{}
+	for _, l := range cfg.Listeners {
+		t.wg.Go(func() { t.accept(l) })
+	}
+	return t
+}
+
+// Close ends every connection and goroutine.
+func (t *Transport) Close() {
+	t.stop()
+	for _, l := range t.cfg.Listeners {
+		l.Close()
+	}
+	t.mu.Lock()
+	for c := range t.mu.conns {
+		c.Close()
+	}
+	t.mu.Unlock()
+	t.wg.Wait()
+}
+
+// SetPeers tells whom to talk to and where; self is skipped.
+func (t *Transport) SetPeers(peers map[uint64][]string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.ctx.Err() != nil {
+		return
+	}
+	for id, p := range t.mu.peers {
+		if _, ok := peers[id]; !ok {
+			p.stop()
+			delete(t.mu.peers, id)
+		}
+	}
+	for id, urls := range peers {
+		if id == t.cfg.Self {
+			continue
+		}
+		if p := t.mu.peers[id]; p != nil {
+			p.mu.Lock()
+			p.mu.urls = urls
+			p.mu.Unlock()
+			continue
+		}
+		t.mu.peers[id] = t.startPeer(id, urls)
+	}
+	for c, from := range t.mu.conns {
+		if _, ok := peers[from]; from != 0 && !ok {
+			c.Close() // a removed member's stream
+		}
+	}
+}
+
+// Send queues a frame for a peer; false means it was dropped.
+func (t *Transport) Send(to uint64, frame []byte) bool {
+	t.mu.Lock()
+	p := t.mu.peers[to]
+	t.mu.Unlock()
+	return p != nil && p.send(frame)
+}
+
+// ActiveSince returns since when a peer has been connected; zero if it is not.
+func (t *Transport) ActiveSince(id uint64) time.Time {
+	t.mu.Lock()
+	p := t.mu.peers[id]
+	t.mu.Unlock()
+	if p == nil {
+		return time.Time{}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.mu.up {
+		return time.Time{}
+	}
+	return p.mu.active
+}
+
+// SendSnapshot streams a checkpoint to a peer over a connection of its own and
+// returns once the peer has it on disk.
+func (t *Transport) SendSnapshot(ctx context.Context, to uint64, header []byte, body func(io.Writer) error) error {
+	t.mu.Lock()
+	p := t.mu.peers[to]
+	t.mu.Unlock()
+	if p == nil {
+		return fmt.Errorf("peer %s is not known", formatID(to))
+	}
+	conn, err := t.dial(ctx, p.urls(), hello{kind: snapshotConn, cluster: t.cfg.ClusterID, from: t.cfg.Self, to: to})
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	w := bufio.NewWriterSize(&deadlineWriter{conn}, 256<<10)
+	if err := writeFrame(w, header); err != nil {
+		return err
+	}
+	chunks := &frameWriter{w: w}
+	if err := body(chunks); err != nil {
+		return err
+	}
+	if err := writeFrame(w, nil); err != nil { // an empty frame ends the body
+		return err
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	if err := conn.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+		return err
+	}
+	return readStatus(conn)
+}
+
+func (t *Transport) accept(l net.Listener) {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			if t.ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+				return
+			}
+			t.cfg.Logger.Warn("accepting a peer connection failed", "error", err)
+			select { // out of descriptors, say: give it a moment
+			case <-t.ctx.Done():
+				return
+			case <-time.After(50 * time.Millisecond):
+			}
+			continue
+		}
+		if !t.admit(conn) {
+			conn.Close()
+			continue
+		}
+		t.wg.Go(func() {
+			defer t.forget(conn)
+			if err := t.serve(conn); err != nil && t.ctx.Err() == nil && !errors.Is(err, io.EOF) {
+				t.cfg.Logger.Warn("rejected connection on peer endpoint", "remote-addr", conn.RemoteAddr().String(), "error", err)
+			}
+		})
+	}
+}
+
+func (t *Transport) admit(conn net.Conn) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.ctx.Err() != nil || len(t.mu.conns) >= t.cfg.MaxConns {
+		return false
+	}
+	t.mu.conns[conn] = 0
+	return true
+}
+
+func (t *Transport) forget(conn net.Conn) {
+	conn.Close()
+	t.mu.Lock()
+	delete(t.mu.conns, conn)
+	t.mu.Unlock()
+}
+
+func (t *Transport) serve(conn net.Conn) error {
+	if err := conn.SetDeadline(time.Now().Add(dialTimeout)); err != nil {
+		return err
+	}
+	h, err := readHello(conn)
+	if err != nil {
+		return err
+	}
+	if reason := t.refuse(h); reason != "" {
+		_ = writeStatus(conn, statusRefused, reason)
+		return errors.New(reason)
+	}
+	if err := writeStatus(conn, statusOK, ""); err != nil {
+		return err
+	}
+	if err := conn.SetDeadline(time.Time{}); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	t.mu.conns[conn] = h.from
+	t.mu.Unlock()
+	r := bufio.NewReaderSize(conn, 128<<10)
+	if h.kind == snapshotConn {
+		return t.serveSnapshot(conn, r, h.from)
+	}
+	for {
+		f, err := readFrame(r)
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) {
+				return nil
+			}
+			return err
+		}
+		t.cfg.Handler.Receive(h.from, f)
+	}
+}
+
+func (t *Transport) refuse(h hello) string {
+	switch {
+	case h.cluster != t.cfg.ClusterID:
+		return fmt.Sprintf("cluster id mismatch: this member belongs to %s, you to %s; check --initial-cluster-token and the data directory", formatID(t.cfg.ClusterID), formatID(h.cluster))
+	case h.to != t.cfg.Self:
+		return fmt.Sprintf("this is member %s, not %s; check the peer URLs", formatID(t.cfg.Self), formatID(h.to))
+	case h.kind != streamConn && h.kind != snapshotConn:
+		return fmt.Sprintf("unknown connection kind %d", h.kind)
+	case !t.cfg.Handler.IsMember(h.from):
+		return fmt.Sprintf("member %s does not belong to this cluster", formatID(h.from))
+	}
+	return ""
+}
+
+func (t *Transport) serveSnapshot(conn net.Conn, r *bufio.Reader, from uint64) error {
+	body := &frameReader{r: r, conn: conn}
+	if err := conn.SetReadDeadline(time.Now().Add(writeTimeout)); err != nil {
+		return err
+	}
+	header, err := readFrame(r)
+	if err != nil {
+		return err
+	}
+	if err := t.cfg.Handler.ReceiveSnapshot(t.ctx, from, header, body); err != nil {
+		_ = conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+		_ = writeStatus(conn, statusRefused, err.Error())
+		return fmt.Errorf("checkpoint from peer %s: %w", formatID(from), err)
+	}
+	if err := conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+		return err
+	}
+	return writeStatus(conn, statusOK, "")
+}
+
+// frameWriter cuts a body into frames.
+type frameWriter struct{ w *bufio.Writer }
+
+func (f *frameWriter) Write(p []byte) (int, error) {
+	n := 0
+	for len(p) > 0 {
+		c := p[:min(len(p), 256<<10)]
+		if err := writeFrame(f.w, c); err != nil {
+			return n, err
+		}
+		n += len(c)
+		p = p[len(c):]
+	}
+	return n, nil
+}
+
+// frameReader joins frames into a body that ends at the empty frame.
+type frameReader struct {
+	r    *bufio.Reader
+	conn net.Conn
+	cur  []byte
+	end  bool
+}
+
+func (f *frameReader) Read(p []byte) (int, error) {
+	for len(f.cur) == 0 {
+		if f.end {
+			return 0, io.EOF
+		}
+		if err := f.conn.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
+			return 0, err
+		}
+		b, err := readFrame(f.r)
+		if err != nil {
+			if errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF // only an empty frame ends a body
+			}
+			return 0, err
+		}
+		f.cur, f.end = b, len(b) == 0
+	}
+	n := copy(p, f.cur)
+	f.cur = f.cur[n:]
+	return n, nil
+}
+
+// deadlineWriter gives every write its own time limit.
+type deadlineWriter struct{ conn net.Conn }
+
+func (d *deadlineWriter) Write(p []byte) (int, error) {
+	if err := d.conn.SetWriteDeadline(time.Now().Add(30 * time.Second)); err != nil {
+		return 0, err
+	}
+	return d.conn.Write(p)
+}
+
+// formatID prints a member id as etcd does: lower-case hexadecimal.
+func formatID(id uint64) string { return strconv.FormatUint(id, 16) }

@@ -1,0 +1,262 @@
+package transport
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// inbox is a Handler that hands everything to the test.
+type inbox struct {
+	frames   chan []byte
+	lost     chan uint64
+	snapshot func(header []byte, body io.Reader) error
+	members  sync.Map // id -> true; empty means everybody
+	strict   bool
+}
+
+func newInbox() *inbox {
+	return &inbox{frames: make(chan []byte, 1024), lost: make(chan uint64, 1024)}
+}
+
+func (i *inbox) Receive(_ uint64, f []byte) { i.frames <- f }
+func (i *inbox) Unreachable(id uint64) {
+	select {
+	case i.lost <- id:
+	default:
+	}
+}
+func (i *inbox) IsMember(id uint64) bool {
+	if !i.strict {
+		return true
+	}
+	_, ok := i.members.Load(id)
+	return ok
+}
+func (i *inbox) ReceiveSnapshot(_ context.Context, _ uint64, h []byte, body io.Reader) error {
+	return i.snapshot(h, body)
+}
+
+func (i *inbox) want(t *testing.T, want string) {
+	t.Helper()
+	select {
+	case f := <-i.frames:
+		if string(f) != want {
+			t.Fatalf("got frame %q, want %q", f, want)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatalf("no frame arrived, want %q", want)
+	}
+}
+
+func listen(t *testing.T, addr string) net.Listener {
+	t.Helper()
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func open(t *testing.T, self, cluster uint64, h Handler, l net.Listener) *Transport {
+	t.Helper()
+	tr := Open(Config{Listeners: []net.Listener{l}, Self: self, ClusterID: cluster, Handler: h})
+	t.Cleanup(tr.Close)
+	return tr
+}
+
+func url(l net.Listener) string { return "http://" + l.Addr().String() }
+
+// sendUntilUp retries while the stream is still being dialled.
+func sendUntilUp(t *testing.T, tr *Transport, to uint64, f string) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for !tr.Send(to, []byte(f)) {
+		if time.Now().After(deadline) {
+			t.Fatalf("peer %x never came up", to)
+		}
+		time.Sleep(time.Millisecond) //nolint:forbidigo // polls for the stream
+	}
+}
+
+func TestFramesArriveInOrderAndAgainAfterTheOtherSideRestarts(t *testing.T) {
+	la, lb := listen(t, "127.0.0.1:0"), listen(t, "127.0.0.1:0")
+	a := open(t, 1, 7, newInbox(), la)
+	hb := newInbox()
+	b := open(t, 2, 7, hb, lb)
+	a.SetPeers(map[uint64][]string{1: {url(la)}, 2: {url(lb)}})
+	sendUntilUp(t, a, 2, "f0")
+	for i := 1; i < 100; i++ {
+		if !a.Send(2, fmt.Appendf(nil, "f%d", i)) {
+			t.Fatal("send refused while connected")
+		}
+	}
+	for i := range 100 {
+		hb.want(t, fmt.Sprintf("f%d", i))
+	}
+	b.Close()
+	lb = listen(t, lb.Addr().String())
+	hb = newInbox()
+	open(t, 2, 7, hb, lb)
+	deadline := time.Now().Add(10 * time.Second)
+	for { // what is sent before the break is noticed is lost, as the contract says
+		a.Send(2, []byte("back"))
+		select {
+		case f := <-hb.frames:
+			if string(f) != "back" {
+				t.Fatalf("got %q", f)
+			}
+			return
+		case <-time.After(20 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the stream did not come back")
+		}
+	}
+}
+
+func TestForeignClusterWrongReceiverAndNonMemberAreRefusedByName(t *testing.T) {
+	lb := listen(t, "127.0.0.1:0")
+	hb := newInbox()
+	hb.strict = true
+	hb.members.Store(uint64(1), true)
+	open(t, 2, 7, hb, lb)
+	la := listen(t, "127.0.0.1:0")
+	a := open(t, 1, 7, newInbox(), la)
+	for _, c := range []struct {
+		h    hello
+		want string
+	}{
+		{hello{streamConn, 8, 1, 2}, "cluster id mismatch"},
+		{hello{streamConn, 7, 1, 3}, "this is member 2, not 3"},
+		{hello{streamConn, 7, 5, 2}, "member 5 does not belong to this cluster"},
+		{hello{9, 7, 1, 2}, "unknown connection kind"},
+	} {
+		_, err := a.dialOne(t.Context(), url(lb), c.h)
+		if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("hello %+v: got %v, want refusal with %q", c.h, err, c.want)
+		}
+	}
+}
+
+func TestGarbageOnThePeerPortIsDroppedAndOthersGoOn(t *testing.T) {
+	lb := listen(t, "127.0.0.1:0")
+	hb := newInbox()
+	open(t, 2, 7, hb, lb)
+	for _, junk := range []string{"GET / HTTP/1.1\r\nHost: x\r\n\r\n" + strings.Repeat("x", 100), magic + "\x63" + strings.Repeat("\x00", 60), strings.Repeat("\xff", 4096)} {
+		c, err := net.Dial("tcp", lb.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = c.Write([]byte(junk))
+		_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		if b, err := io.ReadAll(c); len(b) > 0 && err == nil && status(b[0]) == statusOK {
+			t.Errorf("junk %.20q was accepted", junk)
+		}
+		c.Close()
+	}
+	la := listen(t, "127.0.0.1:0")
+	a := open(t, 1, 7, newInbox(), la)
+	a.SetPeers(map[uint64][]string{2: {url(lb)}})
+	sendUntilUp(t, a, 2, "still here")
+	hb.want(t, "still here")
+}
+
+func TestSnapshotArrivesWholeOrNotAtAll(t *testing.T) {
+	lb := listen(t, "127.0.0.1:0")
+	hb := newInbox()
+	open(t, 2, 7, hb, lb)
+	a := open(t, 1, 7, newInbox(), listen(t, "127.0.0.1:0"))
+	a.SetPeers(map[uint64][]string{2: {url(lb)}})
+	want := bytes.Repeat([]byte("checkpoint "), 100_000)
+
+	var got []byte
+	hb.snapshot = func(h []byte, body io.Reader) error {
+		if string(h) != "header" {
+			return fmt.Errorf("header %q", h)
+		}
+		b, err := io.ReadAll(body)
+		got = b
+		return err
+	}
+	err := a.SendSnapshot(t.Context(), 2, []byte("header"), func(w io.Writer) error { _, err := w.Write(want); return err })
+	if err != nil || !bytes.Equal(got, want) {
+		t.Fatalf("err %v, got %d bytes, want %d", err, len(got), len(want))
+	}
+
+	cut := errors.New("view went away")
+	readErr := make(chan error, 1)
+	hb.snapshot = func(_ []byte, body io.Reader) error {
+		_, err := io.Copy(io.Discard, body)
+		readErr <- err
+		return err
+	}
+	err = a.SendSnapshot(t.Context(), 2, []byte("header"), func(w io.Writer) error { _, _ = w.Write(want); return cut })
+	if !errors.Is(err, cut) {
+		t.Fatalf("got %v, want the sender's own error", err)
+	}
+	if err := <-readErr; err == nil {
+		t.Fatal("the receiver took half a checkpoint for a whole one")
+	}
+
+	hb.snapshot = func(_ []byte, body io.Reader) error {
+		_, _ = io.Copy(io.Discard, body)
+		return errors.New("disk full")
+	}
+	err = a.SendSnapshot(t.Context(), 2, nil, func(w io.Writer) error { _, err := w.Write(want); return err })
+	if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "disk full") {
+		t.Fatalf("got %v, want the receiver's reason", err)
+	}
+}
+
+func TestSendNeverBlocksAndItsQueueIsBounded(t *testing.T) {
+	l := listen(t, "127.0.0.1:0") // accepts the hello, then never reads
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		if _, err := readHello(c); err == nil {
+			_ = writeStatus(c, statusOK, "")
+		}
+		<-t.Context().Done()
+	}()
+	t.Cleanup(func() { l.Close() })
+	a := Open(Config{Self: 1, ClusterID: 7, Handler: newInbox(), QueueBytes: 1 << 20})
+	t.Cleanup(a.Close)
+	a.SetPeers(map[uint64][]string{2: {url(l)}})
+	sendUntilUp(t, a, 2, "x")
+	frame := make([]byte, 256<<10)
+	for i := range 10_000 {
+		if !a.Send(2, frame) {
+			if i < 4 {
+				t.Fatalf("queue refused frame %d, before its bound", i)
+			}
+			return
+		}
+	}
+	t.Fatal("10,000 frames of 256 KiB went into a queue of 1 MiB")
+}
+
+func FuzzReadHello(f *testing.F) {
+	f.Add(hello{streamConn, 1, 2, 3}.encode())
+	f.Add([]byte("GET / HTTP/1.1"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		h, err := readHello(bytes.NewReader(b))
+		if err == nil && !bytes.Equal(h.encode(), b[:helloSize]) {
+			t.Fatalf("accepted %x, which is not the encoding of %+v", b, h)
+		}
+	})
+}

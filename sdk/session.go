@@ -1,0 +1,252 @@
+package sdk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+)
+
+const defaultTTL = 10 * time.Second
+
+// SessionOption changes a new session.
+type SessionOption struct{ apply func(*sessionConfig) }
+
+type sessionConfig struct {
+	ttl   time.Duration
+	lease int64
+}
+
+// WithTTL sets how long the lease outlives its holder: 10 s unless set. Renewals are sent every third of it.
+func WithTTL(d time.Duration) SessionOption {
+	return SessionOption{func(c *sessionConfig) { c.ttl = d }}
+}
+
+// WithSessionLease takes over a lease that exists instead of granting one.
+func WithSessionLease(id int64) SessionOption {
+	return SessionOption{func(c *sessionConfig) { c.lease = id }}
+}
+
+// Session is a lease kept alive, and a context that ends before the lease can: when it has ended, or Deadline has passed,
+// nothing bound to the lease may be relied on any more. A lost session stays lost.
+type Session struct {
+	keeper leaseKeeper
+	client *Client
+	id     int64
+	log    *slog.Logger
+	now    func() time.Duration
+
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	owners sync.WaitGroup // the goroutines that renew and that watch the deadline
+
+	mu struct {
+		sync.Mutex
+		term     term
+		orphaned bool
+		revoked  bool
+	}
+}
+
+// leaseKeeper is the part of Client a session works with.
+type leaseKeeper interface {
+	Grant(ctx context.Context, ttl time.Duration, opts ...Option) (Lease, error)
+	KeepAliveOnce(ctx context.Context, id int64) (Lease, error)
+	Revoke(ctx context.Context, id int64) error
+}
+
+// NewSession grants a lease, or takes one over, and keeps it alive until Close. ctx bounds the opening only.
+func NewSession(ctx context.Context, c *Client, opts ...SessionOption) (*Session, error) {
+	return newSession(ctx, c, c, c.log, newClock(), opts)
+}
+
+func newSession(
+	ctx context.Context, c *Client, k leaseKeeper, log *slog.Logger, now func() time.Duration, opts []SessionOption,
+) (*Session, error) {
+	cfg := sessionConfig{ttl: defaultTTL}
+	for _, o := range opts {
+		o.apply(&cfg)
+	}
+	if cfg.ttl < time.Second {
+		return nil, fmt.Errorf("%w: session TTL %v; use at least 1s", ErrInvalid, cfg.ttl)
+	}
+	s := &Session{keeper: k, client: c, id: cfg.lease, log: log, now: now}
+	sent, lease, err := s.open(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("sdk: open session: %w", err)
+	}
+	s.id = lease.ID
+	s.mu.term.renewed(sent, lease.TTL)
+	if s.mu.term.over(now()) {
+		return nil, fmt.Errorf("%w: lease %x took longer to open than its TTL of %v; use a longer one", ErrSessionLost, s.id, lease.TTL)
+	}
+	s.ctx, s.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	s.owners.Go(s.renew)
+	s.owners.Go(s.expire)
+	return s, nil
+}
+
+// open gets the lease. The id is chosen here, so that a grant whose outcome is unknown can be repeated.
+func (s *Session) open(ctx context.Context, cfg sessionConfig) (sent time.Duration, l Lease, err error) {
+	if cfg.lease != 0 {
+		sent = s.now()
+		l, err = s.keeper.KeepAliveOnce(ctx, cfg.lease)
+		return sent, l, err
+	}
+	id := rand.Int64N(1<<62) + 1
+	for maybe := false; ; {
+		sent = s.now()
+		l, err = s.keeper.Grant(ctx, cfg.ttl, WithLeaseID(id))
+		switch {
+		case maybe && errors.Is(err, ErrLeaseExists):
+			// The earlier grant had happened. It is renewed to know how long it lives.
+			sent = s.now()
+			l, err = s.keeper.KeepAliveOnce(ctx, id)
+			return sent, l, err
+		case errors.Is(err, ErrUnknownOutcome) && ctx.Err() == nil && !errors.Is(err, context.DeadlineExceeded):
+			maybe = true
+			continue
+		}
+		return sent, l, err
+	}
+}
+
+// Client is the client the session was made with.
+func (s *Session) Client() *Client { return s.client }
+
+// Lease is the id to bind keys to.
+func (s *Session) Lease() int64 { return s.id }
+
+// Context ends at the local deadline, at the latest, with ErrSessionLost as its cause, or with ErrSessionClosed.
+func (s *Session) Context() context.Context { return s.ctx }
+
+// Done is closed when Context ends.
+func (s *Session) Done() <-chan struct{} { return s.ctx.Done() }
+
+// Deadline is the local deadline as it stands: when the last answered renewal was sent, plus the TTL, less a margin.
+// Renewals move it on.
+func (s *Session) Deadline() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return time.Now().Add(s.mu.term.deadline - s.now())
+}
+
+// TTL is the lease's time to live as the member last told it.
+func (s *Session) TTL() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mu.term.ttl
+}
+
+// Err is nil while the session can be relied on, and else why not: ErrSessionLost or ErrSessionClosed. It looks at the
+// clock itself, so it is right even just after the machine was suspended.
+func (s *Session) Err() error {
+	if s.ctx.Err() != nil {
+		return context.Cause(s.ctx)
+	}
+	s.mu.Lock()
+	over := s.mu.term.over(s.now())
+	s.mu.Unlock()
+	if over {
+		s.lose("its deadline has passed")
+		return context.Cause(s.ctx)
+	}
+	return nil
+}
+
+func (s *Session) lose(why string) {
+	if s.ctx.Err() == nil {
+		s.log.Warn("sdk: session lost", "lease", fmt.Sprintf("%x", s.id), "because", why)
+	}
+	s.cancel(fmt.Errorf("%w: lease %x: %s", ErrSessionLost, s.id, why))
+}
+
+// expire ends the context at the deadline, wherever renewals have moved it meanwhile.
+func (s *Session) expire() {
+	for s.Err() == nil {
+		s.mu.Lock()
+		d := s.mu.term.check(s.now())
+		s.mu.Unlock()
+		if wait(s.ctx, d, nil) != nil {
+			return
+		}
+	}
+}
+
+// renew keeps the lease alive until the session ends.
+func (s *Session) renew() {
+	for {
+		s.mu.Lock()
+		pause := s.mu.term.next - s.now()
+		s.mu.Unlock()
+		if wait(s.ctx, pause, nil) != nil {
+			return
+		}
+		s.mu.Lock()
+		sent := s.now()
+		limit := s.mu.term.attempt(sent)
+		s.mu.Unlock()
+		ctx, cancel := context.WithTimeout(s.ctx, limit)
+		l, err := s.keeper.KeepAliveOnce(ctx, s.id)
+		cancel()
+		switch {
+		case errors.Is(err, ErrLeaseNotFound):
+			s.lose("the member says that it is gone")
+			return
+		case errors.Is(err, ErrClosed):
+			s.lose("the client was closed")
+			return
+		case err != nil:
+			s.log.Debug("sdk: renewal without answer", "lease", fmt.Sprintf("%x", s.id), "err", err)
+		}
+		s.mu.Lock()
+		if err == nil {
+			s.mu.term.renewed(sent, l.TTL)
+		} else {
+			s.mu.term.failed(s.now())
+		}
+		s.mu.Unlock()
+	}
+}
+
+// Close ends the session and revokes its lease, so that what is bound to it is deleted at once. It repeats until the
+// outcome is known or ctx ends; then the lease ends by itself within its TTL. It may be called again.
+func (s *Session) Close(ctx context.Context) error {
+	s.end()
+	s.mu.Lock()
+	done := s.mu.orphaned || s.mu.revoked
+	s.mu.Unlock()
+	if done {
+		return nil
+	}
+	for {
+		err := s.keeper.Revoke(ctx, s.id)
+		if errors.Is(err, ErrUnknownOutcome) && ctx.Err() == nil && wait(ctx, 20*time.Millisecond, nil) == nil {
+			continue
+		}
+		if err != nil && !errors.Is(err, ErrLeaseNotFound) {
+			return fmt.Errorf("sdk: revoke lease %x: %w", s.id, err)
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.mu.revoked = true
+		return nil
+	}
+}
+
+// Orphan ends the session but leaves the lease to whoever else keeps it alive, or to its TTL.
+func (s *Session) Orphan() {
+	s.mu.Lock()
+	s.mu.orphaned = true
+	s.mu.Unlock()
+	s.end()
+}
+
+// end waits for the session's goroutines.
+func (s *Session) end() {
+	s.cancel(fmt.Errorf("%w: lease %x", ErrSessionClosed, s.id))
+	s.owners.Wait()
+}

@@ -1,0 +1,74 @@
+package sdk
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// watchdog watches over a stream while its reader waits: after quiet it asks, after patience without anything it
+// cancels the stream. While the reader is busy with the consumer it rests.
+type watchdog struct {
+	ask    func()
+	cancel context.CancelFunc
+	timer  *time.Timer
+
+	mu struct {
+		sync.Mutex
+		armed, asked, bitten bool
+	}
+}
+
+func newWatchdog(ask func(), cancel context.CancelFunc) *watchdog {
+	d := &watchdog{ask: ask, cancel: cancel}
+	d.timer = time.AfterFunc(time.Hour, d.fire)
+	d.timer.Stop()
+	return d
+}
+
+func (d *watchdog) arm() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.mu.armed, d.mu.asked = true, false
+	d.timer.Reset(quiet)
+}
+
+func (d *watchdog) rest() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.mu.armed = false
+	d.timer.Stop()
+}
+
+func (d *watchdog) stop() { d.rest() }
+
+// bit tells whether the stream ended by the watchdog.
+func (d *watchdog) bit() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.mu.bitten
+}
+
+func (d *watchdog) fire() {
+	if d.due() {
+		// Only one fire at a time gets here: the next can't be due before patience has passed.
+		d.ask()
+	}
+}
+
+// due tells whether it is time to ask; when that was done in vain it cancels instead.
+func (d *watchdog) due() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case !d.mu.armed:
+		return false
+	case d.mu.asked:
+		d.mu.bitten = true
+		d.cancel()
+		return false
+	}
+	d.mu.asked = true
+	d.timer.Reset(patience)
+	return true
+}

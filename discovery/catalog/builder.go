@@ -14,11 +14,11 @@ type builder struct {
 	e       *edit
 	snap    Snapshot
 	touched map[*ServiceView]bool // views made by this builder: changed in place
-	changed []ServiceName
+	changed map[ServiceName]bool
 }
 
 func newBuilder(from *Snapshot) *builder {
-	b := &builder{e: new(edit), touched: map[*ServiceView]bool{}}
+	b := &builder{e: new(edit), touched: map[*ServiceView]bool{}, changed: map[ServiceName]bool{}}
 	if from != nil {
 		b.snap = *from
 	}
@@ -31,6 +31,54 @@ func (b *builder) publish(rev int64, syncedAt time.Time) *Snapshot {
 	out := b.snap
 	b.e, b.touched = nil, nil
 	return &out
+}
+
+// names returns the services changed so far.
+func (b *builder) names() []ServiceName {
+	out := make([]ServiceName, 0, len(b.changed))
+	for n := range b.changed {
+		out = append(out, n)
+	}
+	return out
+}
+
+// reuse compares a builder that holds a full listing at revision rev with the snapshot before it: services that are the
+// same are taken over from old, so that their pointers stay; the names of the others, and of those gone, are returned.
+// A listing older than old comes from a store that was restored: its revisions prove nothing, and nothing is reused.
+func (b *builder) reuse(old *Snapshot, rev int64) []ServiceName {
+	if old == nil {
+		return b.names()
+	}
+	comparable := rev >= old.rev
+	var changed []ServiceName
+	for key, v := range b.snap.services.all() {
+		o, ok := old.services.get(key)
+		if ok && comparable && sameService(o, v) {
+			b.snap.services.set(b.e, key, o)
+			continue
+		}
+		v.Rev = rev // what changed, and when, isn't known: a removal leaves no trace
+		changed = append(changed, ServiceName{v.NS, v.Name})
+	}
+	for key, o := range old.services.all() {
+		if _, ok := b.snap.services.get(key); !ok {
+			changed = append(changed, ServiceName{o.NS, o.Name})
+		}
+	}
+	return changed
+}
+
+// sameService relies on a revision standing for one content.
+func sameService(a, b *ServiceView) bool {
+	if a.HasPolicy != b.HasPolicy || a.policyRev != b.policyRev || len(a.Instances) != len(b.Instances) {
+		return false
+	}
+	for i, x := range a.Instances {
+		if y := b.Instances[i]; x.Rev != y.Rev || x.Instance.ID != y.Instance.ID {
+			return false
+		}
+	}
+	return true
 }
 
 // service returns a view of the service that may be changed, made if needed.
@@ -50,7 +98,7 @@ func (b *builder) service(ns, name string) *ServiceView {
 	}
 	b.snap.services.set(b.e, key, n)
 	b.touched[n] = true
-	b.changed = append(b.changed, ServiceName{ns, name})
+	b.changed[ServiceName{ns, name}] = true
 	return n
 }
 
@@ -71,7 +119,7 @@ func (b *builder) settle(v *ServiceView, rev int64) {
 
 func (b *builder) putPolicy(p discovery.Service, rev int64) {
 	v := b.service(p.NS, p.Name)
-	v.Policy, v.HasPolicy = p, true
+	v.Policy, v.HasPolicy, v.policyRev = p, true, rev
 	b.settle(v, rev)
 }
 
@@ -80,7 +128,7 @@ func (b *builder) deletePolicy(ns, name string, rev int64) {
 		return
 	}
 	v := b.service(ns, name)
-	v.Policy, v.HasPolicy = discovery.Service{NS: ns, Name: name}, false
+	v.Policy, v.HasPolicy, v.policyRev = discovery.Service{NS: ns, Name: name}, false, 0
 	b.settle(v, rev)
 }
 

@@ -39,6 +39,8 @@ type ServiceView struct {
 	Serving int
 	// Rev is the revision of the last change: of the policy, of an instance, of a health record, or a removal.
 	Rev int64
+
+	policyRev int64
 }
 
 // Instance finds an instance by id, nil if there is none.
@@ -64,8 +66,8 @@ type Snapshot struct {
 	rev      int64
 	syncedAt time.Time
 
-	services   trie[*ServiceView]    // by ns/name
-	namespaces trie[int]             // number of services by namespace
+	services   trie[*ServiceView] // by ns/name
+	namespaces trie[int]          // number of services by namespace
 	nodes      trie[*nodeList]    // by node
 	instances  int
 }

@@ -36,6 +36,12 @@ func (a *authenticator) drop(token string) {
 	}
 }
 
+// forget drops whatever token there is.
+func (a *authenticator) forget() {
+	t, _ := a.kept()
+	a.drop(t)
+}
+
 // token fetches one through the fail-over connection if there is none.
 func (a *authenticator) token(ctx context.Context, f *failover) (string, error) {
 	return a.fetch(ctx, f, f.cfg)

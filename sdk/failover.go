@@ -113,6 +113,7 @@ func (f *failover) swap(parsed []endpoint) (gone []*member, err error) {
 		return nil, ErrClosed
 	}
 	gone = f.mu.members
+	var fresh []*member // closed again if a later one can't be made
 	next := make([]*member, 0, len(parsed))
 	for _, e := range parsed {
 		if i := slices.IndexFunc(gone, func(m *member) bool { return m.endpoint == e }); i >= 0 {
@@ -122,9 +123,9 @@ func (f *failover) swap(parsed []endpoint) (gone []*member, err error) {
 		}
 		m, err := newMember(f.root, e, f.cfg, f.log, f.signal)
 		if err != nil {
-			return nil, err
+			return fresh, err
 		}
-		next = append(next, m)
+		next, fresh = append(next, m), append(fresh, m)
 	}
 	f.mu.members = next
 	f.mu.current = rand.IntN(len(next))

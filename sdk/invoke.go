@@ -23,6 +23,15 @@ func (f *failover) bounded(ctx context.Context) (context.Context, context.Cancel
 	return context.WithTimeout(ctx, f.cfg.Timeout)
 }
 
+// share gives one attempt half of the time that is left if there is another member to ask after it.
+func (f *failover) share(ctx context.Context) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Deadline()
+	if !ok || len(f.endpoints()) < 2 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, time.Until(deadline)/2)
+}
+
 // Invoke makes a unary call on whichever member serves it.
 func (f *failover) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
 	ctx, cancel := f.bounded(ctx)
@@ -63,7 +72,7 @@ func (f *failover) Invoke(ctx context.Context, method string, args, reply any, o
 	}
 }
 
-// attempt makes the call once. A read gets half of the time that is left if there is another member to ask.
+// attempt makes the call once; a read gets its share of the time.
 func (f *failover) attempt(
 	ctx context.Context, m *member, read bool, method string, args, reply any, opts []grpc.CallOption,
 ) (sent bool, err error) {
@@ -73,9 +82,9 @@ func (f *failover) attempt(
 			return false, err
 		}
 	}
-	if deadline, ok := ctx.Deadline(); ok && read && len(f.endpoints()) > 1 {
+	if read {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)/2)
+		ctx, cancel = f.share(ctx)
 		defer cancel()
 	}
 	// gRPC fills in the peer once a stream has been opened on a connection; without one nothing was sent.
@@ -92,14 +101,11 @@ func (f *failover) unserved(ctx context.Context, method string, err, last error)
 	if errors.Is(err, ErrClosed) {
 		return newError(ctx, method, "", status.Error(codes.Canceled, "the client is closed"), ErrClosed)
 	}
-	s := status.FromContextError(err)
-	msg := "no member connected in time"
-	kinds := []error{ErrUnavailable}
-	if last != nil {
-		msg = "last tried: " + last.Error()
-		kinds = append(kinds, last)
+	code := status.FromContextError(err).Code()
+	if last == nil {
+		return newError(ctx, method, "", status.Error(code, "no member was connected in time"), ErrUnavailable)
 	}
-	return newError(ctx, method, "", status.Error(s.Code(), msg), kinds...)
+	return newError(ctx, method, "", status.Error(code, "gave up; last, "+last.Error()), ErrUnavailable, last)
 }
 
 // NewStream opens a stream on whichever member is connected, waiting for one no longer than a call would.
@@ -150,7 +156,8 @@ func (s *stream) RecvMsg(msg any) error {
 	if err == nil || errors.Is(err, io.EOF) {
 		return err
 	}
-	if s.ctx.Err() == nil {
+	// A caller that gives up says nothing about the member; one whose time ran out does.
+	if !errors.Is(s.ctx.Err(), context.Canceled) {
 		switch judge(err, true, true) {
 		case reauthenticate:
 			s.f.auth.drop(s.token)

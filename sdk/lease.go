@@ -48,7 +48,7 @@ func (c *Client) KeepAliveOnce(ctx context.Context, id int64) (Lease, error) {
 	defer cancel()
 	for attempt := 0; ; attempt++ {
 		l, err := c.keepAlive(ctx, id)
-		if err == nil || ctx.Err() != nil || !passing(err) {
+		if err == nil || ctx.Err() != nil || !c.conn.passing(err) {
 			return l, err
 		}
 		if !c.conn.backoff(ctx, attempt) {
@@ -60,7 +60,7 @@ func (c *Client) KeepAliveOnce(ctx context.Context, id int64) (Lease, error) {
 // keepAlive asks one member once. A stream a renewal costs a little more than one kept open, but nothing lingers
 // on either side between renewals and each goes to whichever member works.
 func (c *Client) keepAlive(ctx context.Context, id int64) (Lease, error) {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := c.conn.share(ctx)
 	defer cancel()
 	stream, err := pb.NewLeaseClient(c.conn).LeaseKeepAlive(ctx)
 	if err != nil {

@@ -2,6 +2,7 @@ package sdk
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"time"
 
@@ -60,11 +61,16 @@ func judge(err error, sent, read bool) verdict {
 }
 
 // passing tells whether a stream that failed with err may work when opened again, on this member or another.
-func passing(err error) bool {
+func (f *failover) passing(err error) bool {
+	if errors.Is(err, ErrClosed) {
+		return false
+	}
 	s, _ := status.FromError(err)
 	switch judge(err, true, true) {
-	case elsewhere, reauthenticate:
+	case elsewhere:
 		return true
+	case reauthenticate:
+		return f.cfg.Username != ""
 	}
 	switch s.Code() {
 	case codes.Internal, codes.Unknown, codes.Aborted:

@@ -60,6 +60,8 @@ type leaseKeeper interface {
 
 // NewSession grants a lease, or takes one over, and keeps it alive until Close. ctx bounds the opening only.
 func NewSession(ctx context.Context, c *Client, opts ...SessionOption) (*Session, error) {
+	ctx, cancel := c.conn.bounded(ctx)
+	defer cancel()
 	return newSession(ctx, c, c, c.log, newClock(), opts)
 }
 
@@ -106,7 +108,7 @@ func (s *Session) open(ctx context.Context, cfg sessionConfig) (sent time.Durati
 			sent = s.now()
 			l, err = s.keeper.KeepAliveOnce(ctx, id)
 			return sent, l, err
-		case errors.Is(err, ErrUnknownOutcome) && ctx.Err() == nil && !errors.Is(err, context.DeadlineExceeded):
+		case errors.Is(err, ErrUnknownOutcome) && wait(ctx, 20*time.Millisecond, nil) == nil:
 			maybe = true
 			continue
 		}

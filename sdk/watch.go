@@ -74,7 +74,7 @@ func (c *Client) Watch(ctx context.Context, key string, opts ...Option) iter.Seq
 				yield(WatchBatch{}, newError(ctx, pb.Watch_Watch_FullMethodName, "", ctx.Err()))
 				return
 			}
-			if !passing(err) {
+			if !c.conn.passing(err) {
 				yield(WatchBatch{}, err)
 				return
 			}
@@ -142,7 +142,11 @@ func (w *watcher) run(ctx context.Context, f *failover) error {
 			return err
 		}
 		if resp.GetCanceled() {
-			return canceled(ctx, resp)
+			err := canceled(ctx, resp)
+			if judge(err, true, true) == reauthenticate {
+				f.auth.forget()
+			}
+			return err
 		}
 		w.heard = true
 		if b, ok := w.accept(resp); ok && !w.yield(b, nil) {
@@ -163,7 +167,10 @@ func (w *watcher) accept(resp *pb.WatchResponse) (WatchBatch, bool) {
 		b.Created = w.req.created && !w.notified
 		w.notified = true
 		return b, b.Created
-	case len(resp.GetEvents()) == 0 && !resp.GetFragment() && len(w.parts) == 0:
+	case len(resp.GetEvents()) == 0 && !resp.GetFragment():
+		if len(w.parts) > 0 {
+			return b, false // it came between fragments, so it isn't about them
+		}
 		w.next = max(w.next, b.Header.Revision+1)
 		b.Progress = true
 		return b, w.req.progress

@@ -11,8 +11,8 @@ import (
 
 const (
 	// redrawAfter is how many uses a packed, hence fixed, random choice is given before it
-	// is drawn anew; as many more as it has records, since that is what drawing costs.
-	redrawAfter = 64
+	// is drawn anew; more for many records, since drawing costs by their number.
+	redrawAfter = 256
 	// entryOverhead is roughly what an entry costs beside its bytes.
 	entryOverhead = 256
 	maxNegative   = 4096
@@ -118,7 +118,7 @@ func newEntry(a *answer.Answer, q answer.Question, limit int, scratch []byte, pi
 		e.serial = p.Serial - p.Question
 	}
 	if a.Seeded || len(a.Records) > 1 {
-		e.uses = redrawAfter + len(a.Records)
+		e.uses = redrawAfter + 4*len(a.Records)
 	}
 	return e, nil
 }

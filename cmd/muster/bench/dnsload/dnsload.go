@@ -183,13 +183,16 @@ type worker struct {
 // maxQuery holds any query pack makes: header, name, type, class, OPT.
 const maxQuery = 12 + 255 + 4 + 11
 
+// maxReply is the longest reply received whole; only its header is looked at anyway.
+const maxReply = 4096
+
 func (w *worker) run(ctx context.Context) error {
 	defer w.conn.Close()
 	for i := range w.slots {
 		w.slots[i].id = uint16(i)
 		w.free = append(w.free, uint16(i))
 	}
-	batch := w.conn.NewBatch(min(w.cfg.Window, 64), maxWindow*4, maxQuery)
+	batch := w.conn.NewBatch(min(w.cfg.Window, 64), maxReply, maxQuery)
 	stop := context.AfterFunc(ctx, func() { _ = w.conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	var deadline time.Time

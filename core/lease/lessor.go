@@ -22,8 +22,8 @@ var (
 	ErrNotLeading = errors.New("not the leader's lessor")
 )
 
-// LessorConfig tunes a Lessor. The zero value works.
-type LessorConfig struct {
+// Config tunes a Lessor. The zero value works.
+type Config struct {
 	// ExpiryRate is how many leases may run out in one second after a promotion
 	// before the rest is put off, so that a cluster that was away for long isn't
 	// buried in expiries. 0 means 750.
@@ -45,7 +45,7 @@ const (
 // the place comes up too early it is put back where it belongs. So renewing,
 // by far the most frequent thing, is one map access.
 type Lessor struct {
-	cfg    LessorConfig
+	cfg    Config
 	term   uint64 // 0: not leading
 	leases map[int64]clock
 	due    dueHeap
@@ -62,7 +62,7 @@ type clock struct {
 }
 
 // NewLessor returns a lessor that isn't leading.
-func NewLessor(cfg LessorConfig) *Lessor {
+func NewLessor(cfg Config) *Lessor {
 	if cfg.ExpiryRate <= 0 {
 		cfg.ExpiryRate = defaultExpiryRate
 	}

@@ -48,7 +48,7 @@ func TestLessorScripts(t *testing.T) {
 			}
 			switch d.Cmd {
 			case "new":
-				var cfg lease.LessorConfig
+				var cfg lease.Config
 				if d.HasArg("rate") {
 					d.ScanArgs(t, "rate", &cfg.ExpiryRate)
 				}
@@ -109,7 +109,7 @@ func TestLessorScripts(t *testing.T) {
 func TestNoLeaseExpiresBeforeItsLastAnsweredRenewalRunsOut(t *testing.T) {
 	for seed := range uint64(50) {
 		rng := rand.New(rand.NewPCG(seed, 1))
-		l := lease.NewLessor(lease.LessorConfig{ExpiryRate: 1 + rng.IntN(5)})
+		l := lease.NewLessor(lease.Config{ExpiryRate: 1 + rng.IntN(5)})
 		owed := map[int64]time.Duration{} // not to expire before
 		ttls := map[int64]int64{}
 		expiring := map[int64]bool{}
@@ -190,14 +190,14 @@ func BenchmarkLessorWithAMillionLeases(b *testing.B) {
 	}
 	b.Run("promote", func(b *testing.B) {
 		b.ReportAllocs()
-		l := lease.NewLessor(lease.LessorConfig{})
+		l := lease.NewLessor(lease.Config{})
 		for b.Loop() {
 			l.Promote(0, 1, leases, time.Second)
 		}
 	})
 	b.Run("renew", func(b *testing.B) {
 		b.ReportAllocs()
-		l := lease.NewLessor(lease.LessorConfig{})
+		l := lease.NewLessor(lease.Config{})
 		l.Promote(0, 1, leases, time.Second)
 		id := int64(0)
 		for b.Loop() {

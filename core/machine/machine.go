@@ -1,0 +1,128 @@
+package machine
+
+import (
+	"fmt"
+	"log/slog"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/musterhq/muster/core/lease"
+	"github.com/musterhq/muster/core/membership"
+	"github.com/musterhq/muster/core/mvcc"
+)
+
+// Config is what a machine needs to know beyond its state. The zero value works.
+type Config struct {
+	// Settings a new cluster starts with; zero fields have their defaults. All
+	// founding members must be given the same. Afterwards settings change by command.
+	Settings Settings
+	// MaxLearners is how many learners there may be, 0 for etcd's one. It must be the
+	// same on all members.
+	MaxLearners int
+	Logger      *slog.Logger
+}
+
+func (c Config) logger() *slog.Logger {
+	if c.Logger == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return c.Logger
+}
+
+// Machine is the replicated state and the one place where it changes.
+type Machine struct {
+	log *slog.Logger
+
+	kv       *mvcc.Store
+	leases   *lease.Table
+	members  *membership.Set
+	settings Settings
+	alarms   alarmList
+	// full says that the NOSPACE alarm was raised because the quota was reached, so
+	// that it is to be cleared once there is room again.
+	full           bool
+	clusterVersion string
+	maxTime        int64 // the latest of all commands' times
+	confState      *raftpb.ConfState
+
+	index, term uint64 // of the last entry that was applied whole
+	within      bool   // inside an entry: something was applied since
+	hash        runningHash
+	recent      hashLog
+
+	// What was done since the owner last asked.
+	events       []mvcc.Event
+	leaseEffects []LeaseEffect
+}
+
+// LeaseEffect tells the leader's lessor what became of a lease.
+type LeaseEffect struct {
+	ID      int64
+	Granted bool // with TTL
+	// Checkpointed: Remaining seconds were recorded, or forgotten if 0. If neither this
+	// nor Granted is set, the lease is gone.
+	Checkpointed   bool
+	TTL, Remaining int64
+}
+
+// New returns the state with which every founding member begins: the given
+// members and nothing else, at index 0.
+func New(cfg Config, members ...membership.Member) (*Machine, error) {
+	set, err := membership.NewSet(members, nil)
+	if err != nil {
+		return nil, fmt.Errorf("founding members: %w", err)
+	}
+	set.SetMaxLearners(cfg.MaxLearners)
+	m := &Machine{
+		log:       cfg.logger(),
+		kv:        mvcc.New(),
+		leases:    lease.NewTable(),
+		members:   set,
+		settings:  cfg.Settings.withDefaults(),
+		confState: new(raftpb.ConfState),
+	}
+	for _, member := range set.Members() {
+		if member.IsLearner {
+			m.confState.Learners = append(m.confState.Learners, member.ID)
+		} else {
+			m.confState.Voters = append(m.confState.Voters, member.ID)
+		}
+	}
+	return m, nil
+}
+
+// Index is the last entry that was applied whole, Term its term.
+func (m *Machine) Index() uint64 { return m.index }
+
+// Term is the term of the last entry that was applied whole.
+func (m *Machine) Term() uint64 { return m.term }
+
+// EndEntry marks the end of an entry; every entry has one, also an empty one and
+// a configuration change. Entries come in order.
+func (m *Machine) EndEntry(index, term uint64) {
+	if index <= m.index || term < m.term {
+		panic(fmt.Sprintf("machine: entry %d of term %d ends after entry %d of term %d", index, term, m.index, m.term))
+	}
+	m.index, m.term, m.within = index, term, false
+	m.recent.add(index, uint64(m.hash))
+}
+
+// TakeEvents hands over what happened to keys since the last call, in order of
+// revision. Someone has to call it, or they pile up.
+func (m *Machine) TakeEvents() []mvcc.Event {
+	e := m.events
+	m.events = nil
+	return e
+}
+
+// LeaseEffects hands over what happened to leases since the last call. Someone
+// has to call it, or they pile up.
+func (m *Machine) LeaseEffects() []LeaseEffect {
+	e := m.leaseEffects
+	m.leaseEffects = nil
+	return e
+}
+
+// Background does a slice of the physical work that compaction left, on up to n
+// records, and reports whether there is more. It changes no result.
+func (m *Machine) Background(n int) (more bool) { return m.kv.CompactStep(n) }

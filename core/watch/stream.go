@@ -113,6 +113,7 @@ func (s *Stream) Watch(r Request) {
 	}
 	s.mu.watchers[w.id] = w
 	h.mu.watchers++
+	s.mu.compacted = slices.DeleteFunc(s.mu.compacted, func(id int64) bool { return id == w.id })
 	s.controlLocked(nil, Response{WatchID: w.id, Rev: rev, Created: true})
 	if r.StartRev == 0 || r.StartRev > rev {
 		w.next = max(r.StartRev, rev+1)
@@ -145,9 +146,10 @@ func (s *Stream) refuseLocked(err error) {
 	s.controlLocked(nil, Response{WatchID: InvalidID, Rev: s.hub.Rev(), Created: true, Canceled: true, Err: err})
 }
 
-// Cancel ends a watcher: what is still queued for it is dropped and a Canceled
-// response follows. An unknown id is ignored, but one that compaction canceled
-// is confirmed once more: etcd's client cancels it then and notes it until told.
+// Cancel ends a watcher: a Canceled response follows what is already queued for
+// it. (Dropping that would put a hole before progress responses that are queued
+// too.) An unknown id is ignored, but one that compaction canceled is confirmed
+// once more: etcd's client cancels it then and notes it until told.
 func (s *Stream) Cancel(id int64) {
 	h := s.hub
 	h.mu.Lock()
@@ -282,10 +284,15 @@ func (s *Stream) fallBehindLocked(w *watcher) {
 func (s *Stream) wakeLocked() {
 	if s.mu.waiting {
 		s.mu.waiting = false
-		select {
-		case s.wake <- struct{}{}:
-		default:
-		}
+		signal(s.wake)
+	}
+}
+
+// signal leaves a token in a channel of capacity one.
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
 	}
 }
 
@@ -361,39 +368,28 @@ func (s *Stream) poll(ctx context.Context, wait bool) (Response, bool, error) {
 	}
 }
 
-// popLocked takes the first response whose watcher still wants it.
 func (s *Stream) popLocked() (Response, bool) {
-	for s.mu.queue.n > 0 {
-		e := s.mu.queue.pop()
-		if e.kind == kindControl {
-			s.mu.controls--
-			if s.mu.controls == maxControls-1 {
-				select {
-				case s.room <- struct{}{}:
-				default:
-				}
-			}
-			if e.w != nil {
-				e.w.ticked = false
-				if e.w.gone {
-					continue
-				}
-			}
-			return *e.ctl, true
-		}
-		if e.kind == kindHistory {
-			s.mu.history -= e.cost
-		} else {
-			s.mu.live -= e.cost
-		}
-		s.hub.pending.Add(-int64(len(e.events)))
-		if e.w.gone {
-			continue
-		}
-		e.w.sent = true
-		return Response{WatchID: e.w.id, Rev: e.rev, Fragment: e.w.fragment, Events: e.events}, true
+	if s.mu.queue.n == 0 {
+		return Response{}, false
 	}
-	return Response{}, false
+	e := s.mu.queue.pop()
+	switch e.kind {
+	case kindControl:
+		if e.w != nil {
+			e.w.ticked = false
+		}
+		if s.mu.controls--; s.mu.controls == maxControls-1 {
+			signal(s.room)
+		}
+		return *e.ctl, true
+	case kindHistory:
+		s.mu.history -= e.cost
+	default:
+		s.mu.live -= e.cost
+	}
+	s.hub.pending.Add(-int64(len(e.events)))
+	e.w.sent = true
+	return Response{WatchID: e.w.id, Rev: e.rev, Fragment: e.w.fragment, Events: e.events}, true
 }
 
 // Close ends the stream: Next returns ErrClosed, whatever was queued is dropped.
@@ -410,10 +406,7 @@ func (s *Stream) Close() {
 	}
 	watchers := s.sortedLocked()
 	s.wakeLocked()
-	select {
-	case s.room <- struct{}{}:
-	default:
-	}
+	signal(s.room)
 	s.mu.Unlock()
 
 	for part := range slices.Chunk(watchers, chunk) {

@@ -125,7 +125,7 @@ func (s *Store) sweepChunk() {
 	j := i + 1
 	for ; j < len(h.sealed); j++ {
 		next := h.sealed[j]
-		if living+next.living() > chunkSize/2 || next.seq(next.len()-1)-first.first > math.MaxUint32 {
+		if living+next.living() > h.size/2 || next.seq(next.len()-1)-first.first > math.MaxUint32 {
 			break
 		}
 		living, worth = living+next.living(), true

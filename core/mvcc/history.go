@@ -9,9 +9,6 @@ import (
 const (
 	// chunkSize is the most bytes of records a chunk holds, unless it holds a single larger one.
 	chunkSize = 1 << 20
-	// bigRecord is the size from which a record that doesn't fit into the tail gets a chunk of its own, so that no
-	// more than an eighth of a chunk is lost at its end.
-	bigRecord = chunkSize / 8
 	// minChunk is the first size of a tail. It doubles up to chunkSize, so that a small store is small.
 	minChunk = 4 << 10
 
@@ -106,6 +103,7 @@ type history struct {
 	sealed  []*chunk
 	tail    chunk
 	next    uint64 // sequence number of the next entry; the first one is 1
+	size    int    // chunkSize, but for tests that want many chunks
 	tailCap int    // first capacity of the next tail
 }
 
@@ -225,11 +223,15 @@ func (h *history) append(kv *KV, sub int64, tombstone bool, prev uint64, release
 	seq := h.next
 	h.next++
 	e := entry(t.buf[start:len(t.buf):len(t.buf)])
-	if size >= bigRecord && start == 0 {
+	if start == 0 && h.big(size) {
 		h.seal()
 	}
 	return seq, e
 }
+
+// big reports whether a record that doesn't fit into the tail gets a chunk of its own, so that no more than an eighth
+// of a chunk is lost at its end.
+func (h *history) big(size int) bool { return size >= h.size/8 }
 
 // makeRoom leaves a tail with size bytes of capacity.
 func (h *history) makeRoom(size int) {
@@ -238,26 +240,26 @@ func (h *history) makeRoom(size int) {
 	if need <= cap(t.buf) {
 		return
 	}
-	if len(t.buf) > 0 && (need > chunkSize || size >= bigRecord) {
+	if len(t.buf) > 0 && (need > h.size || h.big(size)) {
 		h.seal()
 		need = size
 	}
-	if size >= bigRecord {
+	if h.big(size) {
 		t.buf = make([]byte, 0, size)
 		return
 	}
 	// A full tail is followed by one of full size; others grow, the old bytes staying with the views that saw them.
-	grown := min(max(h.tailCap, 2*cap(t.buf), need, minChunk), chunkSize)
+	grown := min(max(h.tailCap, 2*cap(t.buf), need, minChunk), h.size)
 	t.buf = append(make([]byte, 0, grown), t.buf...)
 }
 
 // seal ends the tail and starts an empty one.
 func (h *history) seal() {
 	c := h.tail
-	h.tailCap = min(cap(c.buf), chunkSize)
+	h.tailCap = min(cap(c.buf), h.size)
 	if cap(c.buf)-len(c.buf) > len(c.buf)/8 {
 		c.buf = append(make([]byte, 0, len(c.buf)), c.buf...)
-		h.tailCap = min(len(c.buf), chunkSize) // a big record came early; it may again
+		h.tailCap = min(len(c.buf), h.size) // a big record came early; it may again
 	}
 	if len(c.offs) == 1 {
 		h.tailCap = 0 // a big record's own chunk says nothing about the next
@@ -266,7 +268,7 @@ func (h *history) seal() {
 	c.offs = append(make([]uint32, 0, offs), c.offs...)
 	h.sealed = append(h.sealed, &c)
 	h.firsts = append(h.firsts, c.first)
-	h.tail = chunk{first: h.next, offs: make([]uint32, 0, min(offs, chunkSize/64))}
+	h.tail = chunk{first: h.next, offs: make([]uint32, 0, offs)}
 }
 
 // replace puts c (or nothing, if nil) in the place of sealed chunks [i, j), in new slices.

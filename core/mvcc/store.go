@@ -36,8 +36,7 @@ type Store struct {
 // New returns an empty store: revision 1, never compacted.
 func New() *Store {
 	s := &Store{index: newTree(), rev: 1, compactRev: -1}
-	s.h.next = 1
-	s.h.tail.first = 1
+	s.h.size, s.h.next, s.h.tail.first = chunkSize, 1, 1
 	s.physical.done, s.physical.target = -1, -1
 	s.tx.s = s
 	return s

@@ -379,7 +379,7 @@ func (l *Locality) member(key, val string) (err error) {
 func (h *Health) member(key, val string) (err error) {
 	switch key {
 	case "status":
-		h.Status, err = status(val)
+		h.Status, err = checkStatus(val)
 	case "since_unix_ms", "sinceUnixMs":
 		h.SinceUnixMS, err = i64(val)
 	case "transitions":
@@ -387,7 +387,7 @@ func (h *Health) member(key, val string) (err error) {
 	case "checks":
 		h.Checks = map[string]Status{}
 		err = object(val, func(id, v string) error {
-			s, err := status(v)
+			s, err := checkStatus(v)
 			h.Checks[id] = s
 			return err
 		})
@@ -399,7 +399,7 @@ func (h *Health) member(key, val string) (err error) {
 	return err
 }
 
-func status(v string) (Status, error) {
+func checkStatus(v string) (Status, error) {
 	u, err := enum(v, statusNames[:StatusStarting], uint8(StatusUnknown))
 	return Status(u), err
 }

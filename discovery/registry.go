@@ -1,0 +1,474 @@
+package discovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/musterhq/muster/sdk"
+)
+
+// The defaults of RegistryConfig.
+const (
+	DefaultMaxOps   = 128     // etcd's default --max-txn-ops
+	DefaultMaxBytes = 1 << 20 // below etcd's default --max-request-bytes of 1.5 MiB
+)
+
+// Errors of the Registry.
+var (
+	// ErrConflict: the instance's key holds a record of another registrar. See ConflictError.
+	ErrConflict = errors.New("instance is registered by another owner")
+	// ErrNotHeld: a key to be changed isn't there under the given lease; read and register anew.
+	ErrNotHeld = errors.New("instance is not held by this lease")
+	// ErrContention: the keys changed again and again between reading and writing; try again.
+	ErrContention = errors.New("registration kept changing while it was written")
+)
+
+// ConflictError names the registrar in whose hands an instance is.
+type ConflictError struct {
+	Ref   Ref
+	Owner string
+	Epoch uint64
+	// Superseded tells that it is a later incarnation of the same owner.
+	Superseded bool
+}
+
+func (e *ConflictError) Error() string {
+	switch {
+	case e.Superseded:
+		return fmt.Sprintf("instance %s: taken over by a later registrar of the same owner %q (epoch %d): stop one of the two or give them different ids", e.Ref, e.Owner, e.Epoch)
+	case e.Owner == "":
+		return fmt.Sprintf("instance %s: the key holds a record without owner, registered by hand: delete %s or choose another id", e.Ref, e.Ref.InstanceKey())
+	}
+	return fmt.Sprintf("instance %s: registered by %q: choose another id, or stop that registrar", e.Ref, e.Owner)
+}
+
+// Is makes errors.Is(err, ErrConflict) true.
+func (e *ConflictError) Is(target error) bool { return target == ErrConflict }
+
+// Store is what a Registry needs of the store; *sdk.Client has it.
+type Store interface {
+	Get(ctx context.Context, key string, opts ...sdk.Option) (sdk.GetResult, error)
+	Txn(ctx context.Context, t sdk.Txn) (sdk.TxnResult, error)
+}
+
+// RegistryConfig configures a Registry. Only Store is needed.
+type RegistryConfig struct {
+	Store  Store
+	Naming Naming
+	// MaxOps and MaxBytes bound one transaction.
+	MaxOps, MaxBytes int
+}
+
+// Registry writes and reads registrations. It holds no state of its own and may be used from any goroutine.
+type Registry struct{ cfg RegistryConfig }
+
+// NewRegistry returns a Registry on a store.
+func NewRegistry(cfg RegistryConfig) *Registry {
+	if cfg.MaxOps <= 0 {
+		cfg.MaxOps = DefaultMaxOps
+	}
+	if cfg.MaxBytes <= 0 {
+		cfg.MaxBytes = DefaultMaxBytes
+	}
+	return &Registry{cfg: cfg}
+}
+
+// Registration is what Register stores for one instance.
+type Registration struct {
+	Instance Instance
+	// Health is stored beside it; nil removes a stored one.
+	Health *Health
+	// Prev is the record as Fetch read it, nil if there was none or it isn't known: it saves Register a round trip.
+	Prev *Record
+}
+
+// Record is a registration as it is stored.
+type Record struct {
+	Ref      Ref
+	Instance Instance
+	// Health is nil if there is no health key.
+	Health *Health
+	// Rev and Lease are the instance key's, HealthLease the health key's.
+	Rev, Lease, HealthLease int64
+	// Err tells why Instance or Health couldn't be decoded; nil if both could.
+	Err error
+}
+
+// Register stores registrations under a lease (0 for none), in transactions within the configured bounds. Instances are
+// normalized and validated first; nothing is stored if one is invalid. Each transaction takes effect wholly or not at
+// all, an instance and its health always together.
+//
+// A key that is already there is taken over if it is under the same lease, can't be decoded, or belongs to the same
+// owner with an epoch not greater; fields this release doesn't know are kept. Otherwise the instance is left out, the
+// others are stored all the same, and the error holds a *ConflictError for each.
+func (r *Registry) Register(ctx context.Context, lease int64, regs ...Registration) error {
+	items := make([]write, 0, len(regs))
+	var invalid []error
+	seen := make(map[Ref]bool, len(regs))
+	for _, reg := range regs {
+		w := write{ref: reg.Instance.Ref(), in: reg.Instance, health: reg.Health}
+		w.in.Endpoints = append([]Endpoint(nil), w.in.Endpoints...) // Normalize and KeepUnknown write into it
+		w.in.Normalize()
+		w.ref = w.in.Ref()
+		if err := w.in.Validate(r.cfg.Naming); err != nil {
+			invalid = append(invalid, fmt.Errorf("instance %s: %w", w.ref, err))
+			continue
+		}
+		if seen[w.ref] {
+			invalid = append(invalid, fmt.Errorf("instance %s: %w", w.ref, &FieldError{"id", "is given twice", "choose another id for one of them"}))
+			continue
+		}
+		seen[w.ref] = true
+		if p := reg.Prev; p != nil {
+			if err := w.takeOver(p, lease); err != nil {
+				invalid = append(invalid, err)
+				continue
+			}
+		}
+		items = append(items, w)
+	}
+	if err := errors.Join(invalid...); err != nil && !onlyConflicts(invalid) {
+		return err
+	}
+	problems := invalid
+	for len(items) > 0 {
+		n := r.batch(items)
+		conflicts, err := r.write(ctx, lease, items[:n])
+		problems = append(problems, conflicts...)
+		if err != nil {
+			return errors.Join(append(problems, err)...)
+		}
+		items = items[n:]
+	}
+	return errors.Join(problems...)
+}
+
+func onlyConflicts(errs []error) bool {
+	for _, err := range errs {
+		if !errors.Is(err, ErrConflict) {
+			return false
+		}
+	}
+	return true
+}
+
+// write is one registration on its way.
+type write struct {
+	ref      Ref
+	in       Instance
+	health   *Health
+	expected int64 // mod revision the instance key must have; 0: absent
+	value    []byte
+	hvalue   []byte
+}
+
+// takeOver decides whether the stored record may be replaced, and takes its unknown fields over.
+func (w *write) takeOver(p *Record, lease int64) error {
+	decoded := p.Instance.ID != ""
+	mine := lease != 0 && p.Lease == lease || !decoded || p.Rev == 0 ||
+		p.Instance.Owner == w.in.Owner && w.in.Owner != "" && p.Instance.Epoch <= w.in.Epoch
+	if !mine {
+		return &ConflictError{
+			Ref: w.ref, Owner: p.Instance.Owner, Epoch: p.Instance.Epoch,
+			Superseded: p.Instance.Owner == w.in.Owner && w.in.Owner != "",
+		}
+	}
+	w.expected = p.Rev
+	if decoded {
+		w.in.KeepUnknown(&p.Instance)
+	}
+	if w.health != nil && p.Health != nil {
+		h := *w.health
+		h.KeepUnknown(p.Health)
+		w.health = &h
+	}
+	return nil
+}
+
+const opsPerWrite = 2 // the instance and its health
+
+// batch encodes from the front of items as many as fit into one transaction, at least one.
+func (r *Registry) batch(items []write) int {
+	bytes := 0
+	for n := range items {
+		items[n].encode()
+		bytes += items[n].size()
+		if n > 0 && ((n+1)*opsPerWrite > r.cfg.MaxOps || bytes > r.cfg.MaxBytes) {
+			return n
+		}
+	}
+	return len(items)
+}
+
+func (w *write) encode() {
+	w.value, w.hvalue = w.in.Encode(), nil
+	if w.health != nil {
+		w.hvalue = w.health.Encode()
+	}
+}
+
+func (w *write) size() int { return len(w.value) + len(w.hvalue) + 4*(len(w.ref.String())+32) }
+
+// maxAttempts bounds the reads and rewrites of one transaction whose keys change meanwhile.
+const maxAttempts = 4
+
+// write stores one batch and returns the conflicts it left out.
+func (r *Registry) write(ctx context.Context, lease int64, items []write) (conflicts []error, err error) {
+	for range maxAttempts {
+		if len(items) == 0 {
+			return conflicts, nil
+		}
+		t := sdk.Txn{}
+		for k := range items {
+			w := &items[k]
+			t.If = append(t.If, sdk.CmpMod(w.ref.InstanceKey(), "=", w.expected))
+			t.Then = append(t.Then, sdk.OpPut(w.ref.InstanceKey(), w.value, sdk.WithLease(lease)))
+			if w.health != nil {
+				t.Then = append(t.Then, sdk.OpPut(w.ref.HealthKey(), w.hvalue, sdk.WithLease(lease)))
+			} else {
+				t.Then = append(t.Then, sdk.OpDelete(w.ref.HealthKey()))
+			}
+			t.Else = append(t.Else, sdk.OpGet(w.ref.InstanceKey()), sdk.OpGet(w.ref.HealthKey()))
+		}
+		res, err := r.cfg.Store.Txn(ctx, t)
+		if err != nil {
+			return conflicts, err
+		}
+		if res.Succeeded {
+			return conflicts, nil
+		}
+		kept := items[:0]
+		for k, w := range items {
+			rec := record(w.ref, res.Results[2*k].Get, res.Results[2*k+1].Get)
+			w.expected = 0
+			if rec.Rev != 0 {
+				if err := w.takeOver(&rec, lease); err != nil {
+					conflicts = append(conflicts, err)
+					continue
+				}
+				w.encode()
+			}
+			kept = append(kept, w)
+		}
+		items = kept
+	}
+	return conflicts, fmt.Errorf("register %d instances: %w", len(items), ErrContention)
+}
+
+func record(ref Ref, in, health *sdk.GetResult) Record {
+	rec := Record{Ref: ref}
+	if in != nil {
+		if kv, ok := in.First(); ok {
+			rec.Rev, rec.Lease = kv.ModRevision, kv.Lease
+			rec.Instance, rec.Err = DecodeInstance(ref, kv.Value)
+		}
+	}
+	if health != nil {
+		if kv, ok := health.First(); ok {
+			rec.setHealth(kv)
+		}
+	}
+	return rec
+}
+
+func (rec *Record) setHealth(kv sdk.KV) {
+	rec.HealthLease = kv.Lease
+	h, err := DecodeHealth(rec.Ref, kv.Value)
+	if err != nil {
+		rec.Err = errors.Join(rec.Err, err)
+		h = Health{Status: StatusUnknown}
+	}
+	rec.Health = &h
+}
+
+// SetHealth rewrites the health of instances held by a lease, and nothing else. If one of them isn't held by it,
+// nothing of its transaction is written and the error is ErrNotHeld.
+func (r *Registry) SetHealth(ctx context.Context, lease int64, health map[Ref]Health) error {
+	refs := make([]Ref, 0, len(health))
+	for ref := range health {
+		refs = append(refs, ref)
+	}
+	for len(refs) > 0 {
+		n := min(len(refs), r.cfg.MaxOps)
+		t := sdk.Txn{}
+		for _, ref := range refs[:n] {
+			h := health[ref]
+			t.If = append(t.If, sdk.CmpLease(ref.InstanceKey(), "=", lease))
+			t.Then = append(t.Then, sdk.OpPut(ref.HealthKey(), h.Encode(), sdk.WithLease(lease)))
+		}
+		res, err := r.cfg.Store.Txn(ctx, t)
+		if err != nil {
+			return err
+		}
+		if !res.Succeeded {
+			return fmt.Errorf("health of %d instances: %w", n, ErrNotHeld)
+		}
+		refs = refs[n:]
+	}
+	return nil
+}
+
+// Deregister removes instances and their health, as far as they are held by the lease; what isn't there or is held
+// otherwise is left alone. A lease of 0 removes whoever holds them, which is an operator's business.
+func (r *Registry) Deregister(ctx context.Context, lease int64, refs ...Ref) error {
+	for len(refs) > 0 {
+		n := min(len(refs), max(1, r.cfg.MaxOps/opsPerWrite))
+		if err := r.remove(ctx, lease, append([]Ref(nil), refs[:n]...)); err != nil {
+			return err
+		}
+		refs = refs[n:]
+	}
+	return nil
+}
+
+func (r *Registry) remove(ctx context.Context, lease int64, refs []Ref) error {
+	for range maxAttempts {
+		if len(refs) == 0 {
+			return nil
+		}
+		t := sdk.Txn{}
+		for _, ref := range refs {
+			if lease != 0 {
+				t.If = append(t.If, sdk.CmpLease(ref.InstanceKey(), "=", lease))
+			}
+			t.Then = append(t.Then, sdk.OpDelete(ref.InstanceKey()), sdk.OpDelete(ref.HealthKey()))
+			t.Else = append(t.Else, sdk.OpGet(ref.InstanceKey(), sdk.WithKeysOnly()))
+		}
+		res, err := r.cfg.Store.Txn(ctx, t)
+		if err != nil {
+			return err
+		}
+		if res.Succeeded {
+			return nil
+		}
+		kept := refs[:0]
+		for k, ref := range refs {
+			if kv, ok := res.Results[k].Get.First(); ok && kv.Lease == lease {
+				kept = append(kept, ref)
+			}
+		}
+		refs = kept
+	}
+	return fmt.Errorf("deregister %d instances: %w", len(refs), ErrContention)
+}
+
+// Fetch reads the records of the given instances in as few transactions as fit. Instances without a record and without
+// health are left out.
+func (r *Registry) Fetch(ctx context.Context, refs ...Ref) (map[Ref]Record, error) {
+	out := make(map[Ref]Record, len(refs))
+	for len(refs) > 0 {
+		n := min(len(refs), max(1, r.cfg.MaxOps/opsPerWrite))
+		t := sdk.Txn{}
+		for _, ref := range refs[:n] {
+			t.Then = append(t.Then, sdk.OpGet(ref.InstanceKey()), sdk.OpGet(ref.HealthKey()))
+		}
+		res, err := r.cfg.Store.Txn(ctx, t)
+		if err != nil {
+			return nil, err
+		}
+		for k, ref := range refs[:n] {
+			if rec := record(ref, res.Results[2*k].Get, res.Results[2*k+1].Get); rec.Rev != 0 || rec.Health != nil {
+				out[ref] = rec
+			}
+		}
+		refs = refs[n:]
+	}
+	return out, nil
+}
+
+// Get reads one instance and reports whether there is one.
+func (r *Registry) Get(ctx context.Context, ref Ref) (Record, bool, error) {
+	recs, err := r.Fetch(ctx, ref)
+	rec := recs[ref]
+	return rec, rec.Rev != 0, err
+}
+
+// listPage is how many keys List asks for at once.
+const listPage = 1000
+
+// List reads the instances of one service, of a namespace (svc empty) or of all (both empty), sorted by namespace,
+// service and id, all as of the returned revision. Values that can't be decoded are in, with Err set.
+func (r *Registry) List(ctx context.Context, ns, svc string) ([]Record, int64, error) {
+	var out []Record
+	at := map[Ref]int{}
+	rev, err := r.scan(ctx, instancesPrefix(instancePrefix, ns, svc), 0, func(ref Ref, kv sdk.KV) {
+		rec := Record{Ref: ref, Rev: kv.ModRevision, Lease: kv.Lease}
+		rec.Instance, rec.Err = DecodeInstance(ref, kv.Value)
+		at[ref] = len(out)
+		out = append(out, rec)
+	})
+	if err != nil {
+		return nil, 0, err
+	}
+	_, err = r.scan(ctx, instancesPrefix(healthPrefix, ns, svc), rev, func(ref Ref, kv sdk.KV) {
+		if k, ok := at[ref]; ok {
+			out[k].setHealth(kv)
+		}
+	})
+	return out, rev, err
+}
+
+// scan reads a prefix page by page at one revision, the present one if rev is 0.
+func (r *Registry) scan(ctx context.Context, prefix string, rev int64, fn func(Ref, sdk.KV)) (int64, error) {
+	start, end := prefix, prefix[:len(prefix)-1]+"0" // '0' follows '/'
+	for {
+		res, err := r.cfg.Store.Get(ctx, start, sdk.WithRange(end), sdk.WithLimit(listPage), sdk.WithRev(rev))
+		if err != nil {
+			return 0, err
+		}
+		if rev == 0 {
+			rev = res.Header.Revision
+		}
+		for _, kv := range res.KVs {
+			if _, ref, err := ParseKey(kv.Key); err == nil {
+				fn(ref, kv)
+			}
+		}
+		if !res.More || len(res.KVs) == 0 {
+			return rev, nil
+		}
+		start = res.KVs[len(res.KVs)-1].Key + "\x00"
+	}
+}
+
+// PutService stores a service's policy, keeping the fields of a stored one that this release doesn't know.
+func (r *Registry) PutService(ctx context.Context, s Service) error {
+	if err := s.Validate(); err != nil {
+		return fmt.Errorf("service %s/%s: %w", s.NS, s.Name, err)
+	}
+	key := ServiceKey(s.NS, s.Name)
+	for range maxAttempts {
+		res, err := r.cfg.Store.Get(ctx, key)
+		if err != nil {
+			return err
+		}
+		n := s
+		kv, _ := res.First()
+		if old, err := DecodeService(s.NS, s.Name, kv.Value); err == nil {
+			n.KeepUnknown(&old)
+		}
+		t, err := r.cfg.Store.Txn(ctx, sdk.Txn{
+			If:   []sdk.Cmp{sdk.CmpMod(key, "=", kv.ModRevision)},
+			Then: []sdk.Op{sdk.OpPut(key, n.Encode())},
+		})
+		if err != nil || t.Succeeded {
+			return err
+		}
+	}
+	return fmt.Errorf("service %s/%s: %w", s.NS, s.Name, ErrContention)
+}
+
+// GetService reads a service's policy and reports whether there is one.
+func (r *Registry) GetService(ctx context.Context, ns, name string) (Service, bool, error) {
+	res, err := r.cfg.Store.Get(ctx, ServiceKey(ns, name))
+	if err != nil {
+		return Service{}, false, err
+	}
+	kv, ok := res.First()
+	if !ok {
+		return Service{}, false, nil
+	}
+	s, err := DecodeService(ns, name, kv.Value)
+	return s, true, err
+}

@@ -43,10 +43,10 @@ type Instruments struct {
 	// the whole of it; dashboards know them as backend commit and snapshot.
 	CheckpointSync, Checkpoint prometheus.Observer // seconds
 	// PeerRoundTrip is labelled with the peer's id in hexadecimal.
-	PeerRoundTrip                   *prometheus.HistogramVec
-	PeerSentBytes, PeerRecvBytes    *prometheus.CounterVec
-	PeerSentFailed                  *prometheus.CounterVec
-	ClientSentBytes, ClientRecvByte prometheus.Counter
+	PeerRoundTrip                    *prometheus.HistogramVec
+	PeerSentBytes, PeerRecvBytes     *prometheus.CounterVec
+	PeerSentFailed                   *prometheus.CounterVec
+	ClientSentBytes, ClientRecvBytes prometheus.Counter
 }
 
 // NewInstruments registers them. Call it once a registry.
@@ -83,7 +83,7 @@ func NewInstruments(reg prometheus.Registerer) (*Instruments, error) {
 		PeerRecvBytes:   counters("etcd_network_peer_received_bytes_total", "The total number of bytes received from peers.", "From"),
 		PeerSentFailed:  counters("etcd_network_peer_sent_failures_total", "The total number of send failures from peers.", "To"),
 		ClientSentBytes: counter("etcd_network_client_grpc_sent_bytes_total", "The total number of bytes sent to grpc clients."),
-		ClientRecvByte:  counter("etcd_network_client_grpc_received_bytes_total", "The total number of bytes received from grpc clients."),
+		ClientRecvBytes: counter("etcd_network_client_grpc_received_bytes_total", "The total number of bytes received from grpc clients."),
 	}
 	all = append(all, rtt,
 		collectors.NewGoCollector(),

@@ -47,20 +47,3 @@ func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 }
 
 func (c codec) Name() string { return "proto" }
-
-// ownBytes returns data as one slice that outlives the call. A message that
-// arrived in one small buffer is used as it is: grpc leaves buffers below its
-// pooling threshold to the garbage collector and never writes to them again.
-func ownBytes(data mem.BufferSlice) []byte {
-	if len(data) == 1 {
-		if b, ok := data[0].(mem.SliceBuffer); ok {
-			return b
-		}
-	}
-	return data.Materialize()
-}
-
-// oneBuffer wraps an encoded message in the slice grpc wants.
-func oneBuffer(b []byte) mem.BufferSlice {
-	return mem.BufferSlice{mem.SliceBuffer(b)}
-}

@@ -29,7 +29,15 @@ func errorTable() []translation {
 		{mvcc.ErrCompacted, rpctypes.ErrGRPCCompacted},
 		{mvcc.ErrFutureRev, rpctypes.ErrGRPCFutureRev},
 
+		{machine.ErrEmptyKey, rpctypes.ErrGRPCEmptyKey},
+		{machine.ErrKeyNotFound, rpctypes.ErrGRPCKeyNotFound},
+		{machine.ErrValueProvided, rpctypes.ErrGRPCValueProvided},
+		{machine.ErrLeaseProvided, rpctypes.ErrGRPCLeaseProvided},
+		{machine.ErrTooManyOps, rpctypes.ErrGRPCTooManyOps},
+		{machine.ErrDuplicateKey, rpctypes.ErrGRPCDuplicateKey},
+		{machine.ErrInvalidSortOption, rpctypes.ErrGRPCInvalidSortOption},
 		{machine.ErrNoSpace, rpctypes.ErrGRPCNoSpace},
+		{machine.ErrCorrupt, rpctypes.ErrGRPCCorrupt},
 
 		{lease.ErrNotFound, rpctypes.ErrGRPCLeaseNotFound},
 		{node.ErrLeaseNotFound, rpctypes.ErrGRPCLeaseNotFound},

@@ -59,13 +59,13 @@ func (k *kvServer) servePut(ctx context.Context, decode func(any) error) (any, e
 		return nil, err
 	}
 	err := r.check()
-	body := r.body
-	*r = putRequest{} // the body is the node's now
-	k.puts.Put(r)
-	if err != nil {
-		return nil, err
+	var reply any
+	if err == nil {
+		reply, err = k.propose(ctx, machine.Put, r.body)
 	}
-	return k.propose(ctx, machine.Put, body)
+	r.release()
+	k.puts.Put(r)
+	return reply, err
 }
 
 func (r *putRequest) check() error {

@@ -35,7 +35,6 @@ func (m *maintenanceServer) Status(context.Context, *pb.StatusRequest) (*pb.Stat
 		DbSizeInUse:      st.InUse,
 		DbSizeQuota:      st.Quota,
 		IsLearner:        m.node.IsLearner(),
-		Errors:           st.Errors,
 		DowngradeInfo:    &pb.DowngradeInfo{},
 	}
 	if resp.Leader == 0 {
@@ -96,4 +95,10 @@ func (m *maintenanceServer) Downgrade(context.Context, *pb.DowngradeRequest) (*p
 }
 
 // alarms are those in force, as this member has applied them.
-func (m *maintenanceServer) alarms() []*pb.AlarmMember { return nil }
+func (m *maintenanceServer) alarms() []*pb.AlarmMember {
+	var all []*pb.AlarmMember
+	for _, a := range m.node.View().Alarms {
+		all = append(all, &pb.AlarmMember{MemberID: a.Member, Alarm: a.Type})
+	}
+	return all
+}

@@ -4,16 +4,17 @@ import (
 	"context"
 
 	"github.com/musterhq/muster/core/machine"
+	"github.com/musterhq/muster/core/node"
 )
 
 // Node is what the services need of the member they speak for.
 //
 // The calls made once a request or oftener (View, Term, Leader, IsLearner)
-// must be one atomic load each. Propose, ReadBarrier and RenewLease bound their
+// must be one atomic load each. *node.Node is one. Propose, ReadBarrier and RenewLease bound their
 // own waiting: no timer is made here for them.
 type Node interface {
 	// Propose takes the command through the log and returns what applying it
-	// gave. The node owns body from then on.
+	// gave. body is copied before Propose returns, and not kept.
 	Propose(ctx context.Context, kind machine.Kind, body []byte, user string, authRevision uint64) (machine.Result, error)
 	// ReadBarrier returns once the view shows everything that was
 	// acknowledged before the call.
@@ -22,21 +23,9 @@ type Node interface {
 	Term() uint64
 	Leader() uint64
 	IsLearner() bool
-	Status() Status
+	Status() node.Status
 	// RenewLease gives the TTL the lease now has.
 	RenewLease(ctx context.Context, id int64) (ttl int64, err error)
 	// LeaseRemaining asks the leader how long the lease has still to live.
 	LeaseRemaining(ctx context.Context, id int64) (remaining, granted int64, err error)
-}
-
-// Status is what Maintenance.Status reports beyond the header.
-type Status struct {
-	CommitIndex, AppliedIndex uint64
-	// DBSize is the space the state takes, InUse the part of it that holds
-	// anything, both in bytes.
-	DBSize, InUse int64
-	Quota         int64
-	// Errors are conditions an operator should look at, beside alarms and a
-	// missing leader, which are added here.
-	Errors []string
 }

@@ -13,6 +13,7 @@ import (
 // unknown, oddly typed or out-of-order field is re-encoded, so that what was
 // checked here is what is executed there.
 type putRequest struct {
+	buf                    mem.Buffer // holds body until release
 	body                   []byte
 	key                    []byte
 	valueLen               int
@@ -21,7 +22,20 @@ type putRequest struct {
 }
 
 func (r *putRequest) unmarshalWire(data mem.BufferSlice) error {
-	return r.decode(ownBytes(data))
+	buf := data.MaterializeToBuffer(mem.DefaultBufferPool())
+	if err := r.decode(buf.ReadOnlyData()); err != nil {
+		buf.Free()
+		return err
+	}
+	r.buf = buf
+	return nil
+}
+
+func (r *putRequest) release() {
+	if r.buf != nil {
+		r.buf.Free()
+	}
+	*r = putRequest{}
 }
 
 func (r *putRequest) decode(body []byte) error {

@@ -1,0 +1,116 @@
+package server
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/musterhq/muster/core/node"
+)
+
+// Config is all there is to say about a member. The flags, environment
+// variables and configuration file of `muster server` fill exactly this;
+// Default has etcd's defaults. The fields from Services on are for programs
+// that mount something of their own.
+type Config struct {
+	Name    string
+	DataDir string // default <name>.muster
+
+	ListenClientURLs, AdvertiseClientURLs       []string
+	ListenPeerURLs, InitialAdvertisePeerURLs    []string
+	ListenMetricsURLs                           []string
+	InitialCluster                              string // name=url,name=url…; default this member alone
+	InitialClusterState, InitialClusterToken    string
+	HeartbeatInterval, ElectionTimeout          time.Duration
+	QuotaBackendBytes                           int64 // 0: 2 GiB
+	MaxTxnOps, MaxRequestBytes                  uint
+	MaxConcurrentStreams                        uint32
+	AutoCompactionMode, AutoCompactionRetention string
+	WatchProgressNotifyInterval                 time.Duration
+	WarningUnaryRequestDuration                 time.Duration
+	Metrics                                     string // basic or extensive
+	LogLevel, LogFormat                         string
+	UnsafeNoFsync                               bool
+
+	// DNSListen is where the DNS service answers; empty disables it. The
+	// server only carries it for the command that mounts that service.
+	DNSListen, DNSZone string
+	// DNSRequired is set when DNSListen was chosen rather than defaulted:
+	// then a taken port is an error, otherwise a warning, so that several
+	// members on one machine start without saying anything about DNS.
+	DNSRequired bool
+
+	// Services are registered beside etcd's; their methods must be in rpc's
+	// access table. Handlers are mounted on the client port beside /health.
+	Services []func(grpc.ServiceRegistrar)
+	Handlers map[string]http.Handler
+	// Background runs once the client port is served, until Close. An error
+	// before that ends the server.
+	Background []func(ctx context.Context, local InProcess) error
+
+	Logger *slog.Logger // nil: no logs
+	// OpenNode starts the member. Default: node.Open.
+	OpenNode func(context.Context, node.Config) (Node, error)
+}
+
+// The defaults that are etcd's, and the two ports everyone's fingers know.
+const (
+	defaultClientURL = "http://127.0.0.1:2379"
+	defaultPeerURL   = "http://127.0.0.1:2380"
+	defaultQuota     = 2 << 30
+)
+
+// Default returns what a member does when it is told nothing.
+func Default() Config {
+	return Config{
+		Name:                        "default",
+		ListenClientURLs:            []string{defaultClientURL},
+		ListenPeerURLs:              []string{defaultPeerURL},
+		InitialClusterState:         "new",
+		InitialClusterToken:         "etcd-cluster",
+		HeartbeatInterval:           100 * time.Millisecond,
+		ElectionTimeout:             time.Second,
+		MaxTxnOps:                   128,
+		MaxRequestBytes:             1536 * 1024,
+		MaxConcurrentStreams:        1 << 16,
+		AutoCompactionMode:          "periodic",
+		AutoCompactionRetention:     "0",
+		WatchProgressNotifyInterval: 10 * time.Minute,
+		WarningUnaryRequestDuration: 300 * time.Millisecond,
+		Metrics:                     "basic",
+		LogLevel:                    "info",
+		LogFormat:                   "json",
+		DNSListen:                   "127.0.0.1:8600",
+		DNSZone:                     "muster.internal.",
+	}
+}
+
+// fill works out what is left open from what is given. It comes after binding:
+// a port that was asked for as 0 is known then, and advertised as it is.
+func (c *Config) fill() {
+	if c.DataDir == "" {
+		c.DataDir = c.Name + ".muster"
+	}
+	c.DataDir = filepath.Clean(c.DataDir)
+	if len(c.AdvertiseClientURLs) == 0 {
+		c.AdvertiseClientURLs = c.ListenClientURLs
+	}
+	if len(c.InitialAdvertisePeerURLs) == 0 {
+		c.InitialAdvertisePeerURLs = c.ListenPeerURLs
+	}
+	if c.InitialCluster == "" {
+		var members []string
+		for _, u := range c.InitialAdvertisePeerURLs {
+			members = append(members, c.Name+"="+u)
+		}
+		c.InitialCluster = strings.Join(members, ",")
+	}
+	if c.QuotaBackendBytes == 0 {
+		c.QuotaBackendBytes = defaultQuota
+	}
+}

@@ -1,0 +1,33 @@
+// Package server assembles a member: the one [Config], the listeners, the
+// node, the services on the client port, and what is mounted beside them.
+//
+// # Main types
+//
+//   - [Config], filled by flags, environment and file ([Config.AddFlags],
+//     [Flags.Resolve]) or by hand from [Default]. Precedence: flag, then
+//     MUSTER_*, then ETCD_*, then the file. Validate names the flag and the
+//     remedy.
+//   - [Server]: [Open] reads as the order of assembly, Close as its reverse.
+//   - portMux shares the client port between gRPC and HTTP/1 by the first
+//     bytes of each connection.
+//   - [InProcess] reaches the services without a network, in the name of a
+//     part of the program, for what is mounted by Config.Background.
+//
+// # Concurrency
+//
+// All goroutines are started in Open (one accept loop a listener, one short one
+// a new connection, one a server, one a background task) and awaited in Close,
+// which may be called from anywhere and again. Nothing is locked across I/O.
+//
+// # Invariants
+//
+//   - Listeners are bound before the data directory is touched: a taken port is
+//     one clear error and no side effect.
+//   - A connection holds one slot from accept to close; a silent or garbled one
+//     holds nothing else.
+//
+// # Refused, by name
+//
+// https and unixs URLs (TLS), joining an existing cluster, unknown fields of
+// the configuration file. Unknown ETCD_* and MUSTER_* variables are warned about.
+package server

@@ -1,0 +1,4 @@
+package server
+
+// defaultMaxConns bounds client connections where descriptors don't.
+const defaultMaxConns = 1 << 16

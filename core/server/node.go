@@ -1,0 +1,115 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"math"
+	"net"
+	"time"
+
+	"github.com/musterhq/muster/core/machine"
+	"github.com/musterhq/muster/core/node"
+	"github.com/musterhq/muster/core/ops"
+	"github.com/musterhq/muster/core/rpc"
+	"github.com/musterhq/muster/core/watch"
+)
+
+// Node is the member as the server sees it; *node.Node is one.
+type Node interface {
+	rpc.Node
+	ID() uint64
+	ClusterID() uint64
+	Hub() *watch.Hub
+	// WaitReady returns once the member serves: it knows a leader and has
+	// caught up.
+	WaitReady(ctx context.Context) error
+	// Done is closed when the member stops, Err says why if by itself.
+	Done() <-chan struct{}
+	Err() error
+	Close(ctx context.Context) error
+}
+
+func openNode(ctx context.Context, cfg node.Config) (Node, error) {
+	n, err := node.Open(ctx, cfg)
+	if err != nil {
+		return nil, err // not n: a nil *node.Node isn't a nil Node
+	}
+	return n, nil
+}
+
+// nodeConfig is the one place where a server's settings become a node's.
+func nodeConfig(c *Config, peers []net.Listener, in *ops.Instruments) (node.Config, error) {
+	if c.InitialClusterState == "existing" {
+		return node.Config{}, errors.New("--initial-cluster-state: joining an existing cluster is not supported yet: found one with \"new\"")
+	}
+	members, err := parseCluster(c.InitialCluster)
+	if err != nil {
+		return node.Config{}, err
+	}
+	return node.Config{
+		Name:           c.Name,
+		Dir:            c.DataDir,
+		InitialCluster: members,
+		Token:          c.InitialClusterToken,
+		ClientURLs:     c.AdvertiseClientURLs,
+		PeerListeners:  peers,
+		Tick:           c.HeartbeatInterval,
+		ElectionTicks:  int(c.ElectionTimeout / c.HeartbeatInterval),
+		Machine: machine.Config{
+			Settings: machine.Settings{
+				Quota:           c.QuotaBackendBytes,
+				MaxTxnOps:       int64(c.MaxTxnOps),
+				MaxRequestBytes: int64(c.MaxRequestBytes),
+				MinLeaseTTL:     int64(math.Ceil(1.5 * c.ElectionTimeout.Seconds())),
+			},
+			Logger: c.Logger,
+		},
+		Watch:  watch.Config{Logger: c.Logger},
+		NoSync: c.UnsafeNoFsync,
+		Logger: c.Logger,
+		Metrics: node.Metrics{
+			LogSync:         func(d time.Duration) { in.WALFsync.Observe(d.Seconds()) },
+			CheckpointTaken: func(d time.Duration, _ int64) { in.Checkpoint.Observe(d.Seconds()) },
+		},
+	}, nil
+}
+
+// opsMember tells ops what it asks about a Node.
+type opsMember struct{ Node }
+
+func (m opsMember) Alarms() []string {
+	var names []string
+	for _, a := range m.View().Alarms {
+		names = append(names, a.Type.String())
+	}
+	return names
+}
+
+func (m opsMember) Stats() ops.Stats {
+	st, v, w := m.Status(), m.View(), m.Hub().Stats()
+	s := ops.Stats{
+		HasLeader:          st.Leader != 0,
+		IsLeader:           st.Leader == st.ID,
+		ClusterVersion:     v.ClusterVersion,
+		LeaderChanges:      uint64(st.LeaderChanges),
+		ProposalsCommitted: st.CommitIndex,
+		ProposalsApplied:   st.AppliedIndex,
+		ProposalsFailed:    uint64(st.FailedProposals),
+		ProposalsPending:   st.Pending,
+		DBSize:             st.DBSize,
+		DBInUse:            st.InUse,
+		Quota:              st.Quota,
+		Revision:           v.KV.Rev(),
+		CompactRevision:    v.KV.CompactRev(),
+		Keys:               v.KV.Keys(),
+		WatchStreams:       w.Streams,
+		Watchers:           w.Watchers,
+		SlowWatchers:       w.Behind,
+		PendingEvents:      w.PendingEvents,
+		Events:             w.Events,
+	}
+	for _, member := range v.Members {
+		s.Peers = append(s.Peers, member.ID)
+	}
+	return s
+}

@@ -39,6 +39,7 @@ type Replica struct {
 	win     *Window
 	id      uint64
 	soft    raft.SoftState
+	term    uint64
 	applied uint64
 	// inFlight counts append tasks handed out and not yet handed back.
 	inFlight int
@@ -74,7 +75,7 @@ type Output struct {
 	Apply    []*ApplyTask
 	Messages []*raftpb.Message // for peers; MsgSnap among them only announces a checkpoint
 	Reads    []raft.ReadState
-	Changed  bool // leader or role changed
+	Changed  bool // leader, role or term changed
 }
 
 // New starts a replica from its recovered state.
@@ -121,7 +122,7 @@ func New(c Config) (*Replica, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start raft: %w", err)
 	}
-	return &Replica{raw: raw, win: win, id: c.ID, applied: c.Applied}, nil
+	return &Replica{raw: raw, win: win, id: c.ID, term: c.HardState.GetTerm(), applied: c.Applied}, nil
 }
 
 // Tick advances raft's clock by one tick.
@@ -183,17 +184,17 @@ func (r *Replica) ReportSnapshot(to uint64, ok bool) {
 // Status returns raft's own status, with every follower's progress on a leader.
 func (r *Replica) Status() raft.Status { return r.raw.Status() }
 
-// Basic returns the cheap part of Status.
-func (r *Replica) Basic() raft.BasicStatus { return r.raw.BasicStatus() }
-
 // InFlight is the number of log writes handed out and not handed back.
 func (r *Replica) InFlight() int { return r.inFlight }
 
 // AppliedIndex is the index the state machine has reported.
 func (r *Replica) AppliedIndex() uint64 { return r.applied }
 
-// Term is the term of a log entry still in the window, 0 otherwise.
-func (r *Replica) Term(index uint64) uint64 {
+// Term is the current term, as of the last Ready.
+func (r *Replica) Term() uint64 { return r.term }
+
+// TermAt is the term of a log entry still in the window, 0 otherwise.
+func (r *Replica) TermAt(index uint64) uint64 {
 	t, err := r.win.Term(index)
 	if err != nil {
 		return 0
@@ -211,6 +212,10 @@ func (r *Replica) Ready() Output {
 	if rd.SoftState != nil {
 		out.Changed = true
 		r.soft = *rd.SoftState
+	}
+	if t := rd.HardState.GetTerm(); t != 0 && t != r.term {
+		out.Changed = true
+		r.term = t
 	}
 	out.Reads = rd.ReadStates
 	out.Messages = rd.Messages[:0]

@@ -1,0 +1,89 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/musterhq/muster/core/machine"
+	"github.com/musterhq/muster/core/vfs"
+	"github.com/musterhq/muster/core/watch"
+)
+
+// Config of a Node. Name, Dir and, on a first start, InitialCluster are
+// required; everything else has a default.
+type Config struct {
+	Name string
+	Dir  string // data directory; created with mode 0700
+	FS   vfs.FS // default vfs.OS()
+
+	// InitialCluster maps member names to their advertised peer URLs; read on
+	// the first start only. Token keeps clusters of equal URLs apart.
+	InitialCluster map[string][]string
+	Token          string
+	ClientURLs     []string // advertised; published to the cluster
+
+	PeerListeners []net.Listener
+
+	Tick          time.Duration // heartbeat interval, default 100 ms
+	ElectionTicks int           // default 10
+
+	Machine machine.Config
+	Watch   watch.Config
+
+	NoSync bool // unsafe: acknowledge before anything is on disk
+
+	// CheckpointBytes is how much log makes a checkpoint due (default: the
+	// larger of 256 MiB and a quarter of the data).
+	CheckpointBytes int64
+	// PaceBytes bounds how fast a checkpoint is written, in bytes per second
+	// (default 64 MiB/s).
+	PaceBytes int64
+
+	RequestTimeout time.Duration // default 5 s + 2 election time-outs, as etcd
+
+	Logger  *slog.Logger
+	Metrics Metrics
+	Wall    func() time.Time // default time.Now
+}
+
+// Metrics are called with what an operator measures; nil fields are skipped.
+// They must be quick and safe for concurrent use.
+type Metrics struct {
+	LogSync         func(time.Duration)
+	CheckpointTaken func(d time.Duration, bytes int64)
+	Applied         func(commands int)
+}
+
+func (c *Config) setDefaults() error {
+	if c.Dir == "" {
+		return errors.New("no data directory: set --data-dir")
+	}
+	if c.FS == nil {
+		c.FS = vfs.OS()
+	}
+	if c.Tick == 0 {
+		c.Tick = 100 * time.Millisecond
+	}
+	if c.ElectionTicks == 0 {
+		c.ElectionTicks = 10
+	}
+	if c.ElectionTicks < 2 {
+		return fmt.Errorf("election timeout of %d ticks is too short: use at least 5 heartbeat intervals", c.ElectionTicks)
+	}
+	if c.PaceBytes == 0 {
+		c.PaceBytes = 64 << 20
+	}
+	if c.RequestTimeout == 0 {
+		c.RequestTimeout = 5*time.Second + 2*c.Tick*time.Duration(c.ElectionTicks)
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Wall == nil {
+		c.Wall = time.Now
+	}
+	return nil
+}

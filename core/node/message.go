@@ -1,0 +1,163 @@
+package node
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/musterhq/muster/core/membership"
+)
+
+// messageKind tells peer messages apart. Values are part of the peer protocol.
+type messageKind uint8
+
+const (
+	msgRaft         messageKind = 1 // a raft message
+	msgForward      messageKind = 2 // a batch of client commands for the leader
+	msgForwardReply messageKind = 3 // the leader's refusal of a batch
+	msgRenew        messageKind = 4 // lease renewals for the leader
+	msgRenewReply   messageKind = 5
+)
+
+// Message is what members say to each other. Seq matches a reply to its
+// request and is never reused by one process.
+type Message struct {
+	kind  messageKind
+	Raft  *raftpb.Message
+	seq   uint64
+	batch []byte // forward: an entry as the proposer encoded it
+	code  refusal
+	lease leaseCall
+	reply leaseReply
+}
+
+// refusal says why a leader did not take a request.
+type refusal uint8
+
+const (
+	accepted        refusal = 0
+	refusedNoLeader refusal = 1
+	refusedBusy     refusal = 2
+	refusedMissing  refusal = 3
+)
+
+// leaseCall asks the leader to renew a lease, or with peek only how long it has left.
+type leaseCall struct {
+	id   int64
+	peek bool
+}
+
+type leaseReply struct {
+	ttl, remaining int64 // seconds
+}
+
+var errBadMessage = errors.New("malformed peer message")
+
+// AppendTo appends the message's encoding: a kind byte, then fields as
+// varints; a raft message or a batch runs to the end.
+func (m *Message) AppendTo(b []byte) ([]byte, error) {
+	b = append(b, byte(m.kind))
+	switch m.kind {
+	case msgRaft:
+		return proto.MarshalOptions{}.MarshalAppend(b, m.Raft)
+	case msgForward:
+		b = binary.AppendUvarint(b, m.seq)
+		return append(b, m.batch...), nil
+	case msgForwardReply:
+		b = binary.AppendUvarint(b, m.seq)
+		return append(b, byte(m.code)), nil
+	case msgRenew:
+		b = binary.AppendUvarint(b, m.seq)
+		b = binary.AppendVarint(b, m.lease.id)
+		if m.lease.peek {
+			return append(b, 1), nil
+		}
+		return append(b, 0), nil
+	case msgRenewReply:
+		b = binary.AppendUvarint(b, m.seq)
+		b = append(b, byte(m.code))
+		b = binary.AppendVarint(b, m.reply.ttl)
+		return binary.AppendVarint(b, m.reply.remaining), nil
+	}
+	return nil, fmt.Errorf("%w: kind %d", errBadMessage, m.kind)
+}
+
+// DecodeMessage reads what AppendTo wrote. The message aliases b.
+func DecodeMessage(b []byte) (*Message, error) {
+	if len(b) == 0 {
+		return nil, fmt.Errorf("%w: empty", errBadMessage)
+	}
+	m := &Message{kind: messageKind(b[0])}
+	d := fields{b: b[1:]}
+	switch m.kind {
+	case msgRaft:
+		m.Raft = new(raftpb.Message)
+		if err := proto.Unmarshal(d.b, m.Raft); err != nil {
+			return nil, fmt.Errorf("%w: %w", errBadMessage, err)
+		}
+		return m, nil
+	case msgForward:
+		m.seq = d.uvarint()
+		m.batch = d.b
+		d.b = nil
+	case msgForwardReply:
+		m.seq = d.uvarint()
+		m.code = refusal(d.byte())
+	case msgRenew:
+		m.seq = d.uvarint()
+		m.lease.id = d.varint()
+		m.lease.peek = d.byte() != 0
+	case msgRenewReply:
+		m.seq = d.uvarint()
+		m.code = refusal(d.byte())
+		m.reply.ttl = d.varint()
+		m.reply.remaining = d.varint()
+	default:
+		return nil, fmt.Errorf("%w: kind %d is of a newer release", errBadMessage, b[0])
+	}
+	if d.bad || len(d.b) != 0 {
+		return nil, fmt.Errorf("%w: kind %d", errBadMessage, b[0])
+	}
+	return m, nil
+}
+
+// fields reads varints off a buffer and remembers whether it ran short.
+type fields struct {
+	b   []byte
+	bad bool
+}
+
+func (f *fields) uvarint() uint64 {
+	v, n := binary.Uvarint(f.b)
+	if n <= 0 {
+		f.bad, f.b = true, nil
+		return 0
+	}
+	f.b = f.b[n:]
+	return v
+}
+
+func (f *fields) varint() int64 {
+	v, n := binary.Varint(f.b)
+	if n <= 0 {
+		f.bad, f.b = true, nil
+		return 0
+	}
+	f.b = f.b[n:]
+	return v
+}
+
+func (f *fields) byte() byte {
+	if len(f.b) == 0 {
+		f.bad = true
+		return 0
+	}
+	v := f.b[0]
+	f.b = f.b[1:]
+	return v
+}
+
+func formatID(id uint64) string { return membership.FormatID(id) }

@@ -1,0 +1,448 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.etcd.io/raft/v3"
+
+	"github.com/musterhq/muster/core/checkpoint"
+	"github.com/musterhq/muster/core/machine"
+	"github.com/musterhq/muster/core/membership"
+	"github.com/musterhq/muster/core/replica"
+	"github.com/musterhq/muster/core/transport"
+	"github.com/musterhq/muster/core/wal"
+	"github.com/musterhq/muster/core/watch"
+)
+
+// Node is one running member. See the package documentation for who owns what.
+type Node struct {
+	cfg       Config
+	id        uint64
+	clusterID uint64
+	firstID   uint64
+	origin    time.Time // of the monotonic clock
+
+	inbox   *inbox
+	view    atomic.Pointer[machine.View]
+	hub     *watch.Hub
+	status  atomic.Pointer[raftStatus]
+	solo    atomic.Bool
+	applier *Applier
+	log     *wal.Log
+	ckpts   *checkpoint.Dir
+	peers   *transport.Transport
+	unlock  io.Closer
+
+	disk  *queue[diskTask]
+	apply *queue[*replica.ApplyTask]
+
+	barriers map[uint64]*barrier // the loop's: reads that wait, by ticket
+	ready    chan struct{}       // closed once this member serves
+	offered  *machine.View       // the loop's: state that raft was told a follower can have
+
+	commit, gap   atomic.Uint64
+	leaderChanges atomic.Int64
+	failed        atomic.Int64
+	logBytes      atomic.Int64 // log written since the newest checkpoint
+	checkpointing atomic.Bool
+	sends         sync.WaitGroup // checkpoints on their way to followers
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	done   chan struct{}
+	fatal  atomic.Pointer[error]
+	close  sync.Once
+}
+
+// diskTask is one thing for the log's owner: a write, or a call on it.
+type diskTask struct {
+	append *replica.AppendTask
+	call   func(*wal.Log) error
+}
+
+// raftStatus is what the loop publishes for everybody else.
+type raftStatus struct {
+	leader, term uint64
+	role         raft.StateType
+}
+
+// Status describes a member.
+type Status struct {
+	ID, ClusterID, Leader, Term  uint64
+	CommitIndex, AppliedIndex    uint64
+	AppliedTerm                  uint64
+	Learner                      bool
+	Role                         string
+	Revision                     int64
+	DBSize, InUse, Quota         int64
+	LeaderChanges, Pending       int64
+	FailedProposals              int64
+	LogBytes                     int64
+	ClusterVersion               string
+	ConnectedPeers, MembersTotal int
+}
+
+// Open recovers the member's state from its directory, or founds it on a first
+// start, and starts its goroutines. It returns before the cluster has a
+// leader; see WaitReady.
+func Open(ctx context.Context, cfg Config) (*Node, error) {
+	if err := cfg.setDefaults(); err != nil {
+		return nil, err
+	}
+	rec, err := recoverState(ctx, &cfg)
+	if err != nil {
+		return nil, err
+	}
+	n := &Node{
+		cfg: cfg, id: rec.id, clusterID: rec.clusterID, firstID: rec.firstID, origin: time.Now(),
+		inbox: newInbox(rec.firstID), log: rec.log, ckpts: rec.ckpts, unlock: rec.unlock,
+		disk: newQueue[diskTask](), apply: newQueue[*replica.ApplyTask](), done: make(chan struct{}),
+		barriers: map[uint64]*barrier{}, ready: make(chan struct{}),
+	}
+	n.ctx, n.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	view := rec.machine.Publish()
+	n.view.Store(view)
+	n.hub = watch.NewHub(view.KV.Rev(), func() *watchView { return n.view.Load().KV }, cfg.Watch)
+	n.applier = &Applier{
+		Machine: rec.machine, Hub: n.hub, Self: rec.id, FirstID: rec.firstID,
+		Publish: n.view.Store, Restore: n.loadCheckpoint,
+	}
+	n.logBytes.Store(rec.replayBytes)
+	r, err := replica.New(replica.Config{
+		ID: rec.id, HardState: rec.hard, ConfState: view.ConfState,
+		Start: rec.start, Entries: rec.entries, Applied: view.Index,
+		ElectionTicks: cfg.ElectionTicks, Logger: cfg.Logger,
+		Snapshot: n.describeSnapshot,
+	})
+	if err != nil {
+		return nil, errors.Join(err, rec.log.Close(), rec.unlock.Close())
+	}
+	s := NewStepper(StepperConfig{
+		ID: rec.id, Replica: r, View: n.view.Load, NextID: n.inbox.id,
+		ElectionTimeout: cfg.Tick * time.Duration(cfg.ElectionTicks),
+	})
+	n.status.Store(&raftStatus{term: s.Term()})
+	n.peers = transport.Open(transport.Config{
+		Listeners: cfg.PeerListeners, ClusterID: n.clusterID, Self: n.id,
+		Handler: (*peerHandler)(n), Logger: cfg.Logger,
+	})
+	n.updatePeers()
+	n.wg.Go(func() { n.runLoop(s) })
+	n.wg.Go(n.runDisk)
+	n.wg.Go(n.runApply)
+	n.wg.Go(n.publishSelf)
+	return n, nil
+}
+
+// now is the node's monotonic clock.
+func (n *Node) now() time.Duration { return time.Since(n.origin) }
+
+// stop ends the node because of err; the first reason wins.
+func (n *Node) stop(err error) {
+	if n.fatal.CompareAndSwap(nil, &err) {
+		n.cfg.Logger.Error("member stops", "error", err)
+	}
+	n.shutdown(ErrStopped)
+}
+
+func (n *Node) shutdown(err error) {
+	n.inbox.close(err)
+	n.cancel()
+	n.disk.close()
+	n.apply.close()
+	n.close.Do(func() { close(n.done) })
+}
+
+// Done is closed when the member stops, by Close or because of Err.
+func (n *Node) Done() <-chan struct{} { return n.done }
+
+// Err is why the member stopped by itself, nil otherwise.
+func (n *Node) Err() error {
+	if p := n.fatal.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+// Close hands leadership over if it can, takes a checkpoint, so that the next
+// start has nothing to replay, and releases everything.
+func (n *Node) Close(ctx context.Context) error {
+	var errs []error
+	if n.Err() == nil {
+		n.yieldLeadership(ctx)
+	}
+	n.shutdown(ErrStopped)
+	n.peers.Close()
+	n.sends.Wait()
+	n.wg.Wait()
+	if n.unlock == nil {
+		return nil
+	}
+	if n.Err() == nil {
+		if err := n.finalCheckpoint(ctx); err != nil {
+			n.cfg.Logger.Warn("no checkpoint on close; the next start replays the log", "error", err)
+		}
+	}
+	n.hub.Close()
+	errs = append(errs, n.log.Close(), n.unlock.Close())
+	n.unlock = nil
+	return errors.Join(errs...)
+}
+
+// runLoop owns the stepper.
+func (n *Node) runLoop(s *Stepper) {
+	ticker := time.NewTicker(n.cfg.Tick)
+	defer ticker.Stop()
+	defer n.closeBarriers()
+	var events []event
+	lone := len(n.view.Load().Members) == 1
+	if lone {
+		s.SetTime(n.now(), n.cfg.Wall().UnixNano())
+		s.Campaign()
+		n.carryOut(s)
+	}
+	for {
+		tick := false
+		select {
+		case <-n.ctx.Done():
+			return
+		case <-ticker.C:
+			tick = true
+		case <-n.inbox.wake:
+			// Let the handlers that are ready to run add to this batch:
+			// what decides the cost of a write is how many share a sync.
+			runtime.Gosched()
+		}
+		s.SetTime(n.now(), n.cfg.Wall().UnixNano())
+		var batches []*Batch
+		batches, events = n.inbox.take(s.Busy(), events)
+		for i := range events {
+			n.handle(s, &events[i])
+			events[i] = event{}
+		}
+		for _, b := range batches {
+			s.Propose(b)
+		}
+		if tick {
+			s.Tick()
+			n.inbox.overdue(n.now())
+			n.overdueBarriers()
+		}
+		n.carryOut(s)
+	}
+}
+
+func (n *Node) handle(s *Stepper, e *event) {
+	switch {
+	case e.message != nil:
+		s.Receive(e.from, e.message)
+	case e.appended != nil:
+		s.Appended(e.appended)
+		if len(e.appended.Entries) > 0 {
+			n.inbox.signal() // the disk has room: take what was left waiting
+		}
+	case e.applied != nil:
+		s.ApplyFinished(*e.applied)
+		if len(e.applied.ConfChanges) > 0 || e.applied.Task.Restore != nil {
+			n.updatePeers()
+		}
+	case e.call != nil:
+		e.call(s)
+	}
+}
+
+// carryOut hands the stepper's effects to those who do the work.
+func (n *Node) carryOut(s *Stepper) {
+	eff := s.Take()
+	for _, t := range eff.Append {
+		n.disk.push(diskTask{append: t})
+	}
+	for _, t := range eff.Apply {
+		if e := t.Entries; len(e) > 0 {
+			n.commit.Store(e[len(e)-1].GetIndex())
+		}
+		n.apply.push(t)
+	}
+	if applied := s.Applied(); n.commit.Load() > applied {
+		n.gap.Store(n.commit.Load() - applied)
+	} else {
+		n.gap.Store(0)
+	}
+	for _, e := range eff.Send {
+		frame, err := e.Msg.AppendTo(nil)
+		if err != nil {
+			n.stop(fmt.Errorf("encode a peer message: %w", err))
+			return
+		}
+		if !n.peers.Send(e.To, frame) {
+			s.Unreachable(e.To)
+		}
+	}
+	for _, m := range eff.Snapshots {
+		n.sendSnapshot(m)
+	}
+	n.solo.Store(s.Solo())
+	n.inbox.finish(n.finishBarriers(eff.Done))
+	if st := n.status.Load(); st.leader != s.Leader() || st.term != s.Term() || st.role != s.Role() {
+		if s.Leader() != 0 && s.Leader() != st.leader {
+			n.leaderChanges.Add(1)
+		}
+		n.status.Store(&raftStatus{leader: s.Leader(), term: s.Term(), role: s.Role()})
+	}
+}
+
+// runDisk owns the log: it drains its queue, writes every task and syncs once
+// for all of them. This is where a write becomes durable.
+func (n *Node) runDisk() {
+	var tasks []diskTask
+	for {
+		var ok bool
+		if tasks, ok = n.disk.take(tasks); !ok {
+			return
+		}
+		if err := n.writeLog(tasks); err != nil {
+			// What the disk holds now is unknown; a retry could acknowledge
+			// what a crash would lose. Only a restart reads the truth.
+			n.stop(fmt.Errorf("write the log: %w", err))
+			return
+		}
+	}
+}
+
+func (n *Node) writeLog(tasks []diskTask) error {
+	sync := false
+	for _, t := range tasks {
+		if t.call != nil {
+			if err := t.call(n.log); err != nil {
+				return err
+			}
+			continue
+		}
+		a := t.append
+		if a.Snapshot != nil {
+			md := a.Snapshot.GetMetadata()
+			if err := n.log.Reset(wal.Position{Index: md.GetIndex(), Term: md.GetTerm()}, a.HardState); err != nil {
+				return err
+			}
+		}
+		if len(a.Entries) > 0 || (a.HardState != nil && a.Snapshot == nil) {
+			if err := n.log.Append(a.HardState, a.Entries); err != nil {
+				return err
+			}
+		}
+		sync = sync || a.NeedsSync()
+		for _, e := range a.Entries {
+			n.logBytes.Add(int64(len(e.GetData())) + 32)
+		}
+	}
+	if sync {
+		if err := n.log.Sync(); err != nil {
+			return err
+		}
+	}
+	for _, t := range tasks {
+		if t.append != nil {
+			n.inbox.post(event{appended: t.append})
+		}
+	}
+	return nil
+}
+
+// runApply owns the machine.
+func (n *Node) runApply() {
+	var tasks []*replica.ApplyTask
+	for {
+		var ok bool
+		if tasks, ok = n.apply.take(tasks); !ok {
+			return
+		}
+		for _, t := range tasks {
+			done, results, err := n.applier.Run(t)
+			if err != nil {
+				n.stop(fmt.Errorf("apply: %w", err))
+				return
+			}
+			// The loop must know of granted leases before their owner can ask
+			// to renew one: so first the event, then the waiters.
+			n.inbox.post(event{applied: &done})
+			n.inbox.complete(results)
+			if n.removed() {
+				n.stop(ErrRemoved)
+				return
+			}
+		}
+		n.maybeCheckpoint()
+		for n.apply.empty() && n.applier.Machine.Background(backgroundStep) {
+			runtime.Gosched()
+		}
+		n.applier.Machine.Background(backgroundStep) // also under steady load
+	}
+}
+
+const backgroundStep = 2000
+
+// ErrRemoved ends a member that was removed from its cluster.
+var ErrRemoved = errors.New("this member was removed from the cluster; its data directory is of no use to it any more")
+
+func (n *Node) removed() bool {
+	for _, m := range n.view.Load().Members {
+		if m.ID == n.id {
+			return false
+		}
+	}
+	return true
+}
+
+// updatePeers tells the transport who belongs to the cluster now.
+func (n *Node) updatePeers() {
+	peers := map[uint64][]string{}
+	for _, m := range n.view.Load().Members {
+		peers[m.ID] = m.PeerURLs
+	}
+	n.peers.SetPeers(peers)
+}
+
+// Members are the cluster's members as this member knows them.
+func (n *Node) Members() []membership.Member { return n.view.Load().Members }
+
+// View is the newest published state: immutable, good for any number of readers.
+func (n *Node) View() *machine.View { return n.view.Load() }
+
+// Hub is where watches are made.
+func (n *Node) Hub() *watch.Hub { return n.hub }
+
+// peerHandler is the Node as the transport sees it.
+type peerHandler Node
+
+func (p *peerHandler) Receive(from uint64, frame []byte) {
+	m, err := DecodeMessage(frame)
+	if err != nil {
+		p.cfg.Logger.Warn("ignored a peer's message", "error", err)
+		return
+	}
+	if m.Raft != nil && m.Raft.GetFrom() != from {
+		return
+	}
+	p.inbox.post(event{message: m, from: from})
+}
+
+func (p *peerHandler) Unreachable(id uint64) {
+	p.inbox.post(event{call: func(s *Stepper) { s.Unreachable(id) }})
+}
+
+func (p *peerHandler) IsMember(id uint64) bool {
+	for _, m := range p.view.Load().Members {
+		if m.ID == id {
+			return true
+		}
+	}
+	return false
+}

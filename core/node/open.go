@@ -1,0 +1,329 @@
+package node
+
+import (
+	"cmp"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/musterhq/muster/core/checkpoint"
+	"github.com/musterhq/muster/core/machine"
+	"github.com/musterhq/muster/core/membership"
+	"github.com/musterhq/muster/core/replica"
+	"github.com/musterhq/muster/core/vfs"
+	"github.com/musterhq/muster/core/wal"
+)
+
+// What stands in a data directory.
+const (
+	lockFile      = "lock"
+	startsFile    = "starts"      // how often this directory was opened: makes ids unique across restarts
+	logDir        = "log"         // core/wal
+	checkpointDir = "checkpoints" // core/checkpoint
+)
+
+// Errors of a data directory, each with its remedy.
+var (
+	ErrForeignDir = errors.New("data directory belongs to another cluster")
+	ErrEtcdDir    = errors.New("data directory is etcd's own: take a snapshot with 'etcdctl snapshot save' and restore it into a new directory")
+	ErrLogGap     = errors.New("the log does not reach back to the newest readable checkpoint: restore this member from a snapshot, or remove and re-add it")
+	ErrNoLog      = errors.New("the log is missing beside an existing checkpoint: restore this member from a snapshot, or remove and re-add it")
+)
+
+// bootstrapPosition is where every founding member starts: index 1 holds the
+// initial membership, which all of them write alike.
+var bootstrapPosition = wal.Position{Index: 1, Term: 1}
+
+// recovered is a member's state as its directory gives it.
+type recovered struct {
+	id, clusterID uint64
+	firstID       uint64 // of this run's commands
+	machine       *machine.Machine
+	hard          *raftpb.HardState
+	start         replica.Position
+	entries       []*raftpb.Entry
+	replayBytes   int64
+	log           *wal.Log
+	ckpts         *checkpoint.Dir
+	unlock        io.Closer
+}
+
+// recoverState locks the directory and brings back what it holds; an empty one
+// becomes a founding member's. The newest valid checkpoint is loaded; raft
+// hands out again what was committed after it.
+//
+// Invariant: on return the log starts at or before the checkpoint and reaches
+// at least as far, whatever moment a crash chose.
+func recoverState(ctx context.Context, cfg *Config) (_ *recovered, err error) {
+	if err := cfg.FS.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
+	r := &recovered{}
+	r.unlock, err = cfg.FS.Lock(filepath.Join(cfg.Dir, lockFile))
+	if errors.Is(err, vfs.ErrLocked) {
+		return nil, fmt.Errorf("data directory %s is in use by another process: %w", cfg.Dir, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("lock data directory %s: %w", cfg.Dir, err)
+	}
+	defer func() {
+		if err != nil {
+			if r.log != nil {
+				err = errors.Join(err, r.log.Close())
+			}
+			err = errors.Join(err, r.unlock.Close())
+		}
+	}()
+	if info, err := cfg.FS.Stat(filepath.Join(cfg.Dir, "member")); err == nil && info.IsDir {
+		return nil, fmt.Errorf("%s: %w", cfg.Dir, ErrEtcdDir)
+	}
+	if r.firstID, err = countStart(cfg.FS, cfg.Dir); err != nil {
+		return nil, err
+	}
+	r.ckpts, err = checkpoint.OpenDir(checkpoint.Config{FS: cfg.FS, Dir: filepath.Join(cfg.Dir, checkpointDir), Logger: cfg.Logger})
+	if err != nil {
+		return nil, err
+	}
+	pos, err := r.loadNewest(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return r, r.openLog(cfg, pos)
+}
+
+// countStart raises and returns the start counter, shifted to where it forms
+// the upper part of ids.
+func countStart(fs vfs.FS, dir string) (uint64, error) {
+	name := filepath.Join(dir, startsFile)
+	var n uint64
+	if f, err := fs.OpenFile(name, os.O_RDONLY, 0); err == nil {
+		var b [8]byte
+		if _, err := f.ReadAt(b[:], 0); err == nil {
+			n = binary.BigEndian.Uint64(b[:])
+		}
+		if err := f.Close(); err != nil {
+			return 0, err
+		}
+	} else if !errors.Is(err, os.ErrNotExist) {
+		return 0, fmt.Errorf("start counter: %w", err)
+	}
+	n++
+	tmp := name + ".tmp"
+	f, err := fs.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return 0, fmt.Errorf("start counter: %w", err)
+	}
+	_, werr := f.Write(binary.BigEndian.AppendUint64(nil, n))
+	if err := errors.Join(werr, f.Sync(), f.Close()); err != nil {
+		return 0, fmt.Errorf("start counter: %w", err)
+	}
+	if err := errors.Join(fs.Rename(tmp, name), fs.SyncDir(dir)); err != nil {
+		return 0, fmt.Errorf("start counter: %w", err)
+	}
+	return n << 40, nil
+}
+
+// loadNewest loads the newest readable checkpoint, or founds the member.
+func (r *recovered) loadNewest(ctx context.Context, cfg *Config) (wal.Position, error) {
+	info, err := r.ckpts.Newest()
+	if errors.Is(err, checkpoint.ErrNone) {
+		return r.found(ctx, cfg)
+	}
+	if err != nil {
+		return wal.Position{}, err
+	}
+	m, err := loadCheckpoint(r.ckpts, cfg.Machine, info.Index, info.Term)
+	if err != nil {
+		return wal.Position{}, err
+	}
+	r.machine = m
+	return wal.Position{Index: info.Index, Term: info.Term}, nil
+}
+
+// found makes a founding member: its first checkpoint holds the initial
+// membership, and its log starts right after it.
+func (r *recovered) found(ctx context.Context, cfg *Config) (wal.Position, error) {
+	if _, err := cfg.FS.Stat(filepath.Join(cfg.Dir, logDir)); err == nil {
+		names, err := cfg.FS.ReadDir(filepath.Join(cfg.Dir, logDir))
+		if err != nil {
+			return wal.Position{}, err
+		}
+		if len(names) > 0 {
+			return wal.Position{}, fmt.Errorf("%s holds a log but no readable checkpoint: restore this member from a snapshot, or remove and re-add it", cfg.Dir)
+		}
+	}
+	members, _, _, err := initialMembers(cfg)
+	if err != nil {
+		return wal.Position{}, err
+	}
+	m, err := machine.New(cfg.Machine, members...)
+	if err != nil {
+		return wal.Position{}, err
+	}
+	p := bootstrapPosition
+	m.EndEntry(p.Index, p.Term)
+	if err := saveCheckpoint(ctx, r.ckpts, m.Publish(), nil); err != nil {
+		return wal.Position{}, fmt.Errorf("write the first checkpoint: %w", err)
+	}
+	r.machine = m
+	return p, nil
+}
+
+// initialMembers derives ids from --initial-cluster as etcd does, so that all
+// founding members agree without talking.
+func initialMembers(cfg *Config) (_ []membership.Member, self, clusterID uint64, _ error) {
+	var members []membership.Member
+	var ids []uint64
+	for _, name := range slices.Sorted(maps.Keys(cfg.InitialCluster)) {
+		urls := slices.Sorted(slices.Values(cfg.InitialCluster[name]))
+		m := membership.Member{ID: membership.MemberID(urls, cfg.Token, 0), Name: name, PeerURLs: urls}
+		if name == cfg.Name {
+			self = m.ID
+		}
+		m.Name = "" // a member tells its own name once it serves
+		members = append(members, m)
+		ids = append(ids, m.ID)
+	}
+	if self == 0 {
+		return nil, 0, 0, fmt.Errorf("member name %q does not stand in --initial-cluster: add it, or correct --name", cfg.Name)
+	}
+	slices.SortFunc(members, func(a, b membership.Member) int { return cmp.Compare(a.ID, b.ID) })
+	slices.Sort(ids)
+	if len(slices.Compact(slices.Clone(ids))) != len(ids) {
+		return nil, 0, 0, errors.New("two members of --initial-cluster have the same peer URLs")
+	}
+	return members, self, membership.ClusterID(ids), nil
+}
+
+// openLog opens the log and makes it agree with the checkpoint at pos.
+func (r *recovered) openLog(cfg *Config, pos wal.Position) error {
+	wcfg := wal.Config{FS: cfg.FS, Dir: filepath.Join(cfg.Dir, logDir), Logger: cfg.Logger, NoSync: cfg.NoSync, OnSync: cfg.Metrics.LogSync}
+	log, rec, err := wal.Open(wcfg)
+	if errors.Is(err, wal.ErrNotExist) {
+		return r.createLog(cfg, wcfg, pos)
+	}
+	if err != nil {
+		return err
+	}
+	r.log = log
+	r.id, r.clusterID = rec.Metadata.NodeID, rec.Metadata.ClusterID
+	if err := r.checkIdentity(cfg); err != nil {
+		return err
+	}
+	if rec.Repaired != "" {
+		cfg.Logger.Warn("repaired the log's torn end", "detail", rec.Repaired)
+	}
+	if rec.Start.Index > pos.Index {
+		return fmt.Errorf("%w (log starts after %d, checkpoint stands at %d)", ErrLogGap, rec.Start.Index, pos.Index)
+	}
+	hs := raisedTo(rec.HardState, pos)
+	last := rec.Start.Index + uint64(len(rec.Entries))
+	if last < pos.Index || termAt(rec, pos.Index) != pos.Term {
+		// A crash came between installing a checkpoint from the leader and
+		// restarting the log after it. Everything the log holds is older than
+		// the checkpoint or was never committed.
+		cfg.Logger.Info("the log is older than the checkpoint; starting it over", "log-end", last, "checkpoint", pos.Index)
+		if err := log.Reset(pos, hs); err != nil {
+			return err
+		}
+		r.hard, r.start = hs, replica.Position(pos)
+		return nil
+	}
+	if hs.GetCommit() > last {
+		hs.Commit = &last
+	}
+	r.hard = hs
+	r.start, r.entries = tail(rec, pos)
+	for _, e := range r.entries {
+		if e.GetIndex() > pos.Index {
+			r.replayBytes += int64(len(e.GetData()))
+		}
+	}
+	return nil
+}
+
+// createLog starts a founding member's log, also when a crash came right after
+// its first checkpoint.
+func (r *recovered) createLog(cfg *Config, wcfg wal.Config, pos wal.Position) error {
+	if pos != bootstrapPosition {
+		return fmt.Errorf("%s: %w", wcfg.Dir, ErrNoLog)
+	}
+	_, self, clusterID, err := initialMembers(cfg)
+	if err != nil {
+		return err
+	}
+	log, err := wal.Create(wcfg, wal.Metadata{NodeID: self, ClusterID: clusterID}, pos)
+	if err != nil {
+		return err
+	}
+	r.log, r.id, r.clusterID = log, self, clusterID
+	r.hard, r.start = raisedTo(nil, pos), replica.Position(pos)
+	return nil
+}
+
+// checkIdentity refuses a directory that another cluster's member left here.
+// Flags may lag behind membership changes, so they are only held against the
+// directory when neither the cluster nor this member's name or URLs fit.
+func (r *recovered) checkIdentity(cfg *Config) error {
+	_, self, clusterID, err := initialMembers(cfg)
+	if err != nil || clusterID == r.clusterID || self == r.id {
+		return nil
+	}
+	for _, m := range r.machine.Publish().Members {
+		if m.ID != r.id {
+			continue
+		}
+		if m.Name == cfg.Name && m.Name != "default" {
+			return nil
+		}
+		for _, u := range cfg.InitialCluster[cfg.Name] {
+			if slices.Contains(m.PeerURLs, u) {
+				return nil
+			}
+		}
+	}
+	return fmt.Errorf("%w: %s holds member %s of cluster %s, the flags describe member %s of cluster %s; use another --data-dir, or the flags this one was made with",
+		ErrForeignDir, cfg.Dir, membership.FormatID(r.id), membership.FormatID(r.clusterID), membership.FormatID(self), membership.FormatID(clusterID))
+}
+
+// raisedTo is the hard state a member at pos must have at least.
+func raisedTo(hs *raftpb.HardState, pos wal.Position) *raftpb.HardState {
+	term, vote, commit := hs.GetTerm(), hs.GetVote(), hs.GetCommit()
+	if term < pos.Term {
+		term, vote = pos.Term, 0
+	}
+	commit = max(commit, pos.Index)
+	return &raftpb.HardState{Term: &term, Vote: &vote, Commit: &commit}
+}
+
+func termAt(rec *wal.Recovered, index uint64) uint64 {
+	if index == rec.Start.Index {
+		return rec.Start.Term
+	}
+	return rec.Entries[index-rec.Start.Index-1].GetTerm()
+}
+
+// tail keeps the entries after the checkpoint and a few before it, for
+// followers that are only a little behind.
+func tail(rec *wal.Recovered, pos wal.Position) (replica.Position, []*raftpb.Entry) {
+	n := int(pos.Index - rec.Start.Index)
+	for kept := 0; n > 0 && kept < keepBefore; n-- {
+		kept += len(rec.Entries[n-1].GetData())
+	}
+	start := replica.Position(rec.Start)
+	if n > 0 {
+		e := rec.Entries[n-1]
+		start = replica.Position{Index: e.GetIndex(), Term: e.GetTerm()}
+	}
+	return start, slices.Clone(rec.Entries[n:])
+}
+
+const keepBefore = 8 << 20

@@ -1,0 +1,95 @@
+package node
+
+import (
+	"encoding/binary"
+	"slices"
+
+	"go.etcd.io/raft/v3"
+)
+
+// reads is the read barrier: ReadIndex (Ongaro's thesis, 6.4) in batches, one
+// confirmation in flight. Tickets that arrive meanwhile join the next batch.
+// A confirmation that does not come is asked for again under a fresh id, and
+// one that belongs to a leadership that is over is not waited for: raft may
+// have dropped it, or may answer it with an index of the past (etcd #20418).
+type reads struct {
+	next    []uint64 // tickets for the batch after the one in flight
+	asked   []uint64 // tickets of the batch in flight
+	ctx     uint64   // its id, 0 if none
+	age     int      // ticks since it was asked
+	lastCtx uint64
+	ready   []readBatch // confirmed, until the index is applied; indexes rise
+}
+
+type readBatch struct {
+	index   uint64
+	tickets []uint64
+}
+
+// retryTicks is how long a confirmation may take before it is asked for again.
+const retryTicks = 5
+
+// Read joins the read barrier: Done gets a Completion with this ticket once
+// the published view holds everything acknowledged before this call.
+func (s *Stepper) Read(ticket uint64) {
+	s.reads.next = append(s.reads.next, ticket)
+	s.reads.pump(s)
+}
+
+func (r *reads) pump(s *Stepper) {
+	if r.ctx != 0 || len(r.next) == 0 || s.leader == 0 {
+		return
+	}
+	r.asked, r.next = r.next, r.asked[:0]
+	r.ask(s)
+}
+
+func (r *reads) ask(s *Stepper) {
+	r.lastCtx++
+	r.ctx, r.age = r.lastCtx, 0
+	s.r.ReadIndex(binary.BigEndian.AppendUint64(nil, r.ctx))
+}
+
+func (r *reads) tick(s *Stepper) {
+	if r.ctx == 0 {
+		return
+	}
+	if r.age++; r.age >= retryTicks && s.leader != 0 {
+		r.ask(s)
+	}
+}
+
+// leaderChanged abandons the batch in flight: its tickets go to the front of
+// the next one.
+func (r *reads) leaderChanged(s *Stepper) {
+	if r.ctx != 0 {
+		r.next = append(slices.Clone(r.asked), r.next...)
+		r.asked, r.ctx = r.asked[:0], 0
+	}
+	r.pump(s)
+}
+
+func (r *reads) confirmed(s *Stepper, rs raft.ReadState) {
+	if len(rs.RequestCtx) != 8 || binary.BigEndian.Uint64(rs.RequestCtx) != r.ctx || r.ctx == 0 {
+		return // an answer to a question given up
+	}
+	r.ready = append(r.ready, readBatch{rs.Index, slices.Clone(r.asked)})
+	r.asked, r.ctx = r.asked[:0], 0
+	r.release(s)
+	r.pump(s)
+}
+
+// release ends the reads whose index has been applied.
+func (r *reads) release(s *Stepper) {
+	applied := s.r.AppliedIndex()
+	n := 0
+	for n < len(r.ready) && r.ready[n].index <= applied {
+		for _, t := range r.ready[n].tickets {
+			if !s.leases.confirmed(s, t) {
+				s.done(Completion{ID: t})
+			}
+		}
+		n++
+	}
+	r.ready = r.ready[n:]
+}

@@ -1,0 +1,479 @@
+package node
+
+import (
+	"time"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/musterhq/muster/core/machine"
+	"github.com/musterhq/muster/core/replica"
+)
+
+// StepperConfig is what a Stepper needs to know; see NewStepper.
+type StepperConfig struct {
+	ID      uint64
+	Replica *replica.Replica
+	// View returns the newest published view: the leases to watch over after
+	// an election, the members, the hash to check.
+	View func() *machine.View
+	// NextID draws ids for the stepper's own commands, from the same source
+	// as the clients'.
+	NextID func() uint64
+
+	Tick            time.Duration // length of one raft tick
+	ElectionTimeout time.Duration
+	// CheckEvery is how often a leader has all members compare their running
+	// hash; 0 means every second.
+	CheckEvery time.Duration
+}
+
+// Stepper is the member's deterministic half. All methods are called by one
+// goroutine, which says what time it is with SetTime before it hands over
+// anything else.
+type Stepper struct {
+	cfg StepperConfig
+	r   *replica.Replica
+	eff Effects
+
+	now  time.Duration // monotonic, since an arbitrary origin
+	wall int64         // unix nanoseconds: what commands are stamped with
+
+	leader uint64
+	term   uint64
+	role   raft.StateType
+
+	// held batches wait for a leader; nothing in them has been sent.
+	held      []*Batch
+	heldBytes int
+	// inflight batches were proposed or forwarded, by the id of their first command.
+	inflight map[uint64]*Batch
+
+	reads  reads
+	leases leases
+
+	lastTick  time.Duration
+	nextCheck time.Duration
+	checkedAt uint64 // applied index of the last hash check
+	versioned bool   // the cluster version was proposed in this term
+
+	confChange *confChange // the one in flight, proposed here
+	nextSeq    uint64
+}
+
+// Effects is what the owner has to do. Order within each slice matters.
+type Effects struct {
+	Append    []*replica.AppendTask
+	Apply     []*replica.ApplyTask
+	Send      []Envelope
+	Snapshots []*raftpb.Message // announce and stream a checkpoint to m.To
+	Done      []Completion
+}
+
+// Envelope is a message with its receiver.
+type Envelope struct {
+	To  uint64
+	Msg *Message
+}
+
+// Completion ends something a caller waits for: a command that will not be
+// applied (Err set), a read, a renewal.
+type Completion struct {
+	ID    uint64
+	Err   error
+	Lease leaseReply
+}
+
+// NewStepper returns a stepper over an opened replica.
+func NewStepper(cfg StepperConfig) *Stepper {
+	if cfg.CheckEvery == 0 {
+		cfg.CheckEvery = time.Second
+	}
+	s := &Stepper{cfg: cfg, r: cfg.Replica, inflight: map[uint64]*Batch{}}
+	s.leases.init()
+	s.term = s.r.Term()
+	return s
+}
+
+// SetTime tells the stepper what time it is.
+func (s *Stepper) SetTime(now time.Duration, wall int64) { s.now, s.wall = now, wall }
+
+// Take returns the effects gathered since the last call.
+func (s *Stepper) Take() Effects {
+	for s.r.HasReady() {
+		s.collect(s.r.Ready())
+	}
+	eff := s.eff
+	s.eff = Effects{}
+	return eff
+}
+
+// Leader is the member taken for the leader, 0 if none is known.
+func (s *Stepper) Leader() uint64 { return s.leader }
+
+// Term is raft's current term.
+func (s *Stepper) Term() uint64 { return s.term }
+
+// Applied is the index of the last entry reported as applied.
+func (s *Stepper) Applied() uint64 { return s.r.AppliedIndex() }
+
+// Role is raft's current role.
+func (s *Stepper) Role() raft.StateType { return s.role }
+
+// Busy reports whether two log writes are under way: proposals that arrive now
+// are better gathered into one batch than queued as a third write.
+func (s *Stepper) Busy() bool { return s.r.InFlight() >= 2 }
+
+// Solo reports whether this member alone is the cluster, leads it, and has
+// applied everything committed before its term. Then each acknowledged write
+// has been applied here before its acknowledgement, so the published view is
+// linearizable without asking anybody.
+func (s *Stepper) Solo() bool {
+	if s.role != raft.StateLeader || !s.leases.active || s.confChange != nil {
+		return false
+	}
+	cs := s.cfg.View().ConfState
+	return len(cs.GetVoters()) == 1 && len(cs.GetLearners()) == 0 && len(cs.GetVotersOutgoing()) == 0
+}
+
+// Tick advances time by one raft tick and does what is due.
+func (s *Stepper) Tick() {
+	if stall := s.now - s.lastTick; s.lastTick != 0 && stall > s.cfg.ElectionTimeout && s.leases.active {
+		// The process stood still. Renewals that arrived meanwhile were not
+		// heard: give every lease its full time again rather than expire the
+		// ones whose owners did nothing wrong.
+		s.leases.promote(s.now, s.term, s.cfg.View().Leases, s.cfg.ElectionTimeout)
+	}
+	s.lastTick = s.now
+	s.r.Tick()
+	s.reads.tick(s)
+	s.dropOverdue()
+	s.leases.forgetOld(s)
+	s.expire()
+	s.noteRemaining()
+	s.check()
+}
+
+// Campaign starts an election at once; for a lone member, which has nobody to wait for.
+func (s *Stepper) Campaign() { _ = s.r.Campaign() }
+
+// Propose takes a batch of this member's clients' commands.
+func (s *Stepper) Propose(b *Batch) {
+	switch {
+	case s.role == raft.StateLeader:
+		s.propose(b)
+	case s.leader != 0:
+		s.forward(b)
+	case s.heldBytes+len(b.Data) > maxHeldBytes:
+		s.fail(b, ErrTooManyRequests)
+	default:
+		s.held = append(s.held, b)
+		s.heldBytes += len(b.Data)
+	}
+}
+
+func (s *Stepper) propose(b *Batch) {
+	b.stamp(s.wall)
+	if err := s.r.Propose(b.Data); err != nil {
+		// raft drops a proposal when it holds too many uncommitted bytes or
+		// hands leadership over. Nothing was appended.
+		s.fail(b, ErrTooManyRequests)
+		return
+	}
+	b.term, b.sentTo = s.term, 0
+	if len(b.IDs) > 0 {
+		s.inflight[b.IDs[0]] = b
+	}
+}
+
+func (s *Stepper) forward(b *Batch) {
+	b.term, b.sentTo = s.term, s.leader
+	s.inflight[b.IDs[0]] = b
+	s.send(s.leader, &Message{kind: msgForward, seq: b.IDs[0], batch: b.Data})
+}
+
+func (s *Stepper) fail(b *Batch, err error) {
+	for _, id := range b.IDs {
+		s.done(Completion{ID: id, Err: err})
+	}
+}
+
+func (s *Stepper) done(c Completion) { s.eff.Done = append(s.eff.Done, c) }
+
+func (s *Stepper) send(to uint64, m *Message) {
+	s.eff.Send = append(s.eff.Send, Envelope{to, m})
+}
+
+// dropOverdue gives up held batches nobody waits for any more.
+func (s *Stepper) dropOverdue() {
+	for len(s.held) > 0 && s.held[0].deadline < s.now {
+		s.heldBytes -= len(s.held[0].Data)
+		s.fail(s.held[0], ErrNoLeader)
+		s.held = s.held[1:]
+	}
+}
+
+// Receive takes a message from a peer.
+func (s *Stepper) Receive(from uint64, m *Message) {
+	switch m.kind {
+	case msgRaft:
+		s.r.Step(m.Raft)
+	case msgForward:
+		s.receiveForward(from, m)
+	case msgForwardReply:
+		if b := s.inflight[m.seq]; b != nil && b.sentTo == from && b.index == 0 {
+			delete(s.inflight, m.seq)
+			s.fail(b, refusalError(m.code))
+		}
+	case msgRenew:
+		s.receiveRenew(from, m)
+	case msgRenewReply:
+		s.receiveRenewReply(from, m)
+	}
+}
+
+func (s *Stepper) receiveForward(from uint64, m *Message) {
+	code := refusedNoLeader
+	if s.role == raft.StateLeader {
+		b, err := adopt(m.batch)
+		if err != nil {
+			return // a peer that sends nonsense gets no answer
+		}
+		b.stamp(s.wall)
+		if s.r.Propose(b.Data) == nil {
+			return // it answers itself when it has applied the entry
+		}
+		code = refusedBusy
+	}
+	s.send(from, &Message{kind: msgForwardReply, seq: m.seq, code: code})
+}
+
+func refusalError(c refusal) error {
+	switch c {
+	case refusedBusy:
+		return ErrTooManyRequests
+	case refusedMissing:
+		return ErrLeaseNotFound
+	default:
+		return ErrNoLeader
+	}
+}
+
+// Appended takes back a durable log write.
+func (s *Stepper) Appended(t *replica.AppendTask) {
+	msgs, restore := s.r.Appended(t)
+	if restore != nil {
+		s.eff.Apply = append(s.eff.Apply, restore)
+	}
+	s.sendRaft(msgs)
+}
+
+// ApplyDone reports a finished apply task.
+type ApplyDone struct {
+	Task *replica.ApplyTask
+	// ConfChanges are the configuration changes among its entries, in order;
+	// one the machine refused is empty (no changes), as raft wants it.
+	ConfChanges []*raftpb.ConfChangeV2
+	Leases      []machine.LeaseEffect
+}
+
+// ApplyFinished takes back a finished apply task. The view it led to is published.
+func (s *Stepper) ApplyFinished(d ApplyDone) {
+	for _, cc := range d.ConfChanges {
+		s.r.ApplyConfChange(cc)
+	}
+	s.r.Applied(d.Task)
+	s.leases.apply(s, d.Leases)
+	for _, e := range d.Task.Entries {
+		s.settle(e)
+	}
+	s.settleReplaced()
+	s.leases.unpark(s)
+	s.maybePromote()
+	s.reads.release(s)
+}
+
+// settle ends the bookkeeping of a batch of ours whose entry was applied: its
+// waiters have their results from the machine.
+func (s *Stepper) settle(e *raftpb.Entry) {
+	if s.leases.expiries > 0 || len(s.leases.notes) > 0 || len(s.inflight) > 0 {
+		if member, id, ok := machine.FirstID(e.GetData()); ok && member == s.cfg.ID {
+			delete(s.inflight, id)
+			s.leases.settle(id)
+		}
+	}
+	if s.confChange != nil && s.confChange.index == e.GetIndex() {
+		s.confChange = nil
+	}
+}
+
+// settleReplaced fails batches whose place in the log was taken by another
+// leader's entry: they can no longer take effect there. They were sent once
+// only, so they never will.
+func (s *Stepper) settleReplaced() {
+	applied := s.r.AppliedIndex()
+	for id, b := range s.inflight {
+		if b.index != 0 && b.index <= applied && s.r.TermAt(b.index) != b.iterm {
+			delete(s.inflight, id)
+			s.fail(b, ErrLeaderChanged)
+		}
+	}
+}
+
+// collect turns one raft Ready into effects.
+func (s *Stepper) collect(out replica.Output) {
+	if out.Append != nil {
+		s.spot(out.Append.Entries)
+		s.eff.Append = append(s.eff.Append, out.Append)
+	}
+	s.eff.Apply = append(s.eff.Apply, out.Apply...)
+	s.sendRaft(out.Messages)
+	for _, rs := range out.Reads {
+		s.reads.confirmed(s, rs)
+	}
+	if out.Changed {
+		s.noteRole()
+	}
+}
+
+// spot notes where our batches went in the log, on a leader as on a follower.
+func (s *Stepper) spot(ents []*raftpb.Entry) {
+	if len(s.inflight) == 0 && s.confChange == nil {
+		return
+	}
+	for _, e := range ents {
+		if e.GetType() != raftpb.EntryType_EntryNormal {
+			if s.confChange != nil && s.confChange.index == 0 {
+				s.confChange.index = e.GetIndex()
+			}
+			continue
+		}
+		member, id, ok := machine.FirstID(e.GetData())
+		if !ok || member != s.cfg.ID {
+			continue
+		}
+		if b := s.inflight[id]; b != nil {
+			b.index, b.iterm = e.GetIndex(), e.GetTerm()
+		}
+	}
+}
+
+func (s *Stepper) sendRaft(msgs []*raftpb.Message) {
+	for _, m := range msgs {
+		if m.GetType() == raftpb.MessageType_MsgSnap {
+			s.r.PinSnapshot(m.GetTo(), m.GetSnapshot().GetMetadata().GetIndex())
+			s.eff.Snapshots = append(s.eff.Snapshots, m)
+			continue
+		}
+		s.send(m.GetTo(), &Message{kind: msgRaft, Raft: m})
+	}
+}
+
+// SnapshotSent reports the end of a checkpoint transfer.
+func (s *Stepper) SnapshotSent(to uint64, ok bool) { s.r.ReportSnapshot(to, ok) }
+
+// Unreachable reports that messages to a peer were lost.
+func (s *Stepper) Unreachable(id uint64) { s.r.ReportUnreachable(id) }
+
+// noteRole compares raft's idea of leader, term and role with ours and acts on
+// what changed.
+func (s *Stepper) noteRole() {
+	term, leader, role := s.r.Term(), s.r.Leader(), s.r.Role()
+	if term == s.term && leader == s.leader && role == s.role {
+		return
+	}
+	was := s.role
+	changed := term != s.term || (leader != s.leader && leader != 0)
+	s.term, s.leader, s.role = term, leader, role
+	if was == raft.StateLeader && role != raft.StateLeader {
+		s.leases.demote(s)
+		s.versioned = false
+		s.confChange = nil
+	}
+	if changed {
+		s.abandonSent()
+		s.leases.abandonSent(s, leader)
+	}
+	s.reads.leaderChanged(s)
+	if leader != 0 {
+		s.releaseHeld()
+	}
+	s.maybePromote()
+}
+
+// abandonSent fails what was sent under a leadership that is over. It may or
+// may not be in somebody's log: the caller learns that nobody knows. Batches
+// whose log position is known here wait on: they will be applied or replaced.
+func (s *Stepper) abandonSent() {
+	for id, b := range s.inflight {
+		if b.term < s.term && b.index == 0 {
+			delete(s.inflight, id)
+			s.fail(b, ErrLeaderChanged)
+		}
+	}
+}
+
+func (s *Stepper) releaseHeld() {
+	held := s.held
+	s.held, s.heldBytes = nil, 0
+	for _, b := range held {
+		s.Propose(b)
+	}
+}
+
+// maybePromote starts the lease clocks once the first entry of our term has
+// been applied: from then on the published leases are all there are.
+func (s *Stepper) maybePromote() {
+	if s.role != raft.StateLeader || s.leases.active {
+		return
+	}
+	if v := s.cfg.View(); v.Term >= s.term {
+		s.leases.promote(s.now, s.term, v.Leases, s.cfg.ElectionTimeout)
+	}
+}
+
+// check has the members compare their running hash, and settles the cluster
+// version after an election.
+func (s *Stepper) check() {
+	if !s.leases.active || s.now < s.nextCheck {
+		return
+	}
+	s.nextCheck = s.now + s.cfg.CheckEvery
+	v := s.cfg.View()
+	if !s.versioned && v.ClusterVersion == "" {
+		s.own(machine.ClusterVersion, machine.EncodeClusterVersion(machine.CurrentClusterVersion))
+	}
+	s.versioned = true
+	if v.Index == s.checkedAt || len(v.Members) == 1 {
+		return
+	}
+	s.own(machine.HashCheck, machine.EncodeHashCheck(v.Index, v.Hash))
+	s.checkedAt = v.Index + 1 // the check is itself an entry
+}
+
+// own proposes a command of the stepper's own and returns its id, 0 if raft
+// did not take it.
+func (s *Stepper) own(kind machine.Kind, body []byte) uint64 {
+	b := NewBatch(len(body)+64, 0)
+	id := s.cfg.NextID()
+	b.Add(&machine.Command{Kind: kind, ID: id, Member: s.cfg.ID, Body: body})
+	b.stamp(s.wall)
+	if s.r.Propose(b.Data) != nil {
+		return 0
+	}
+	return id
+}
+
+const maxHeldBytes = 16 << 20 // batches waiting for a leader
+
+// BestFollower is the voter that is furthest along, 0 if none is up to date
+// enough to take over. Leader only.
+func (s *Stepper) BestFollower() uint64 {
+	var best, match uint64
+	for id, p := range s.r.Status().Progress {
+		if id != s.cfg.ID && !p.IsLearner && p.RecentActive && (p.Match > match || (p.Match == match && id < best)) {
+			best, match = id, p.Match
+		}
+	}
+	return best
+}

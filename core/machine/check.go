@@ -181,7 +181,7 @@ func collectWrites(ops []*pb.RequestOp) (*writes, error) {
 			}
 			for k := range branch.puts {
 				if w.has(k) {
-					return nil, fmt.Errorf("%w: %q", ErrDuplicateKey, k)
+					return nil, ErrDuplicateKey // which key comes first is chance: it isn't named
 				}
 			}
 		}

@@ -3,6 +3,7 @@ package mvcc
 import (
 	"bytes"
 	"cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -69,14 +70,18 @@ func (l *Loader) Finish(rev, compactRev int64) (*Store, error) {
 	s.compactRev = max(compactRev, -1)
 	s.physical.done, s.physical.target = s.compactRev, s.compactRev
 
-	refs := make([]item, s.h.next-1)
-	for i := range refs {
-		refs[i].ref = uint64(i) + 1
-	}
-	sortByKey(&s.h, refs, len(l.prefix))
-	newest := s.link(refs)
+	items := make([]loaded, 0, s.h.next-1)
+	s.h.each(place{}, func(_ place, seq uint64, e entry) bool {
+		if e.tombstone() {
+			seq |= tombItem
+		}
+		items = append(items, loaded{keyPart8(e.key(), len(l.prefix)), seq, false})
+		return true
+	})
+	sortByPart(&s.h, items, len(l.prefix))
+	refs := s.link(items)
 	s.account()
-	s.index.build(&s.h, newest)
+	s.index.build(&s.h, refs)
 	s.live = int64(s.index.root.live())
 	s.physical.state = sweeping
 	for s.CompactStep(math.MaxInt) {
@@ -84,41 +89,46 @@ func (l *Loader) Finish(rev, compactRev int64) (*Store, error) {
 	return s, nil
 }
 
-// link connects the versions of each key, which are neighbours in refs, marks the dead, and returns the index items
-// in key order, reusing refs.
-func (s *Store) link(refs []item) []item {
+// loaded is one record while its place in key order is found.
+type loaded struct {
+	part  uint64
+	ref   uint64
+	again bool // same key as the item before it
+}
+
+// link connects the versions of each key, which are neighbours, marks the dead, and returns the index's references in
+// key order.
+func (s *Store) link(items []loaded) []uint64 {
 	h := &s.h
-	n := 0
-	var key []byte
-	var prev place
-	for i, it := range refs {
-		p, ok := h.locate(it.ref)
-		if !ok {
-			panic("mvcc: a loaded record is gone")
-		}
-		e := h.chunkAt(p.chunk).entry(p.i)
-		main := e.main()
-		if i > 0 && bytes.Equal(e.key(), key) {
-			e.setPrev(refs[n-1].ref &^ tombItem)
-			if main <= s.compactRev {
-				h.kill(prev)
+	refs := make([]uint64, 0, len(items))
+	for i, it := range items {
+		newest := i+1 == len(items) || !items[i+1].again
+		if it.again || it.ref&tombItem != 0 {
+			p, ok := h.locate(it.ref &^ tombItem)
+			if !ok {
+				panic("mvcc: a loaded record is gone")
 			}
-			n--
-		}
-		if e.tombstone() {
-			it.ref |= tombItem
-			if main < s.compactRev {
+			e := h.chunkAt(p.chunk).entry(p.i)
+			main := e.main()
+			if it.again {
+				prev := items[i-1].ref &^ tombItem
+				e.setPrev(prev)
+				if main <= s.compactRev {
+					if p, ok := h.locate(prev); ok {
+						h.kill(p)
+					}
+				}
+			}
+			if e.tombstone() && main < s.compactRev {
 				h.kill(p)
+				newest = false // a key whose newest version is a dead tombstone is forgotten
 			}
 		}
-		refs[n] = it
-		n++
-		key, prev = e.key(), p
+		if newest {
+			refs = append(refs, it.ref)
+		}
 	}
-	// Keys whose newest version is a dead tombstone are forgotten.
-	return slices.DeleteFunc(refs[:n], func(it item) bool {
-		return !it.live() && h.newest(it.ref).main() < s.compactRev
-	})
+	return refs
 }
 
 // account writes into each entry what compaction there would release.
@@ -138,67 +148,100 @@ func (s *Store) account() {
 	}
 }
 
-// sortByKey sorts items by key, then by sequence number. All keys share their first depth bytes.
-//
-// It sorts by eight bytes of the key at a time and goes deeper only where they tie, so that it reads each record a
-// few times, not log n times.
-func sortByKey(h *history, items []item, depth int) {
-	for i := range items {
-		items[i].part = keyPart(h.newest(items[i].ref).key(), depth)
+// keyPart8 is eight bytes of key from skip on, zero-padded.
+func keyPart8(key []byte, skip int) uint64 {
+	if len(key) <= skip {
+		return 0
 	}
-	slices.SortFunc(items, func(a, b item) int {
-		if c := cmp.Compare(a.part, b.part); c != 0 {
-			return c
+	var b [8]byte
+	copy(b[:], key[skip:])
+	return binary.BigEndian.Uint64(b[:])
+}
+
+// sortByPart sorts items by key, then by sequence number, and notes which repeat a key. All keys share their first
+// depth bytes, and part holds the eight after them.
+//
+// Records lie in order of revision, so reading one in order of keys misses every cache. Sorting by parts reads none;
+// only where parts tie are the next eight bytes that differ fetched.
+func sortByPart(h *history, items []loaded, depth int) {
+	slices.SortFunc(items, func(a, b loaded) int {
+		if a.part != b.part {
+			return cmp.Compare(a.part, b.part)
 		}
-		return cmp.Compare(a.ref, b.ref)
+		return cmp.Compare(a.ref&^tombItem, b.ref&^tombItem)
 	})
 	for len(items) > 0 {
-		n, equal := 1, true
-		first := h.newest(items[0].ref).key()
-		for ; n < len(items) && items[n].part == items[0].part; n++ {
-			equal = equal && bytes.Equal(h.newest(items[n].ref).key(), first)
+		n := 1
+		for n < len(items) && items[n].part == items[0].part {
+			n++
 		}
-		switch {
-		case equal: // one key; already in order
-		case n > 16 && len(first) > depth+8:
-			sortByKey(h, items[:n], depth+8)
-		default:
-			slices.SortFunc(items[:n], func(a, b item) int {
-				if c := bytes.Compare(h.newest(a.ref).key(), h.newest(b.ref).key()); c != 0 {
-					return c
-				}
-				return cmp.Compare(a.ref, b.ref)
-			})
+		if n > 1 {
+			sortTies(h, items[:n], depth)
 		}
 		items = items[n:]
 	}
 }
 
-// build makes the tree of items in key order, each node nearly full.
-func (t *tree) build(h *history, items []item) {
+// sortTies sorts items whose keys agree in the eight bytes after depth. They come in order of sequence number.
+func sortTies(h *history, items []loaded, depth int) {
+	first := h.newest(items[0].ref).key()
+	common, equal := len(first), true
+	for _, it := range items[1:] {
+		key := h.newest(it.ref).key()
+		n := commonPrefix(first, key)
+		common, equal = min(common, n), equal && n == len(first) && n == len(key)
+	}
+	switch {
+	case equal: // one key, in order already
+		for i := range items[1:] {
+			items[i+1].again = true
+		}
+	case len(items) > 16 && common > depth:
+		for i := range items {
+			items[i].part = keyPart8(h.newest(items[i].ref).key(), common)
+		}
+		sortByPart(h, items, common)
+	default:
+		key := func(it loaded) []byte { return h.newest(it.ref).key() }
+		slices.SortFunc(items, func(a, b loaded) int {
+			if c := bytes.Compare(key(a), key(b)); c != 0 {
+				return c
+			}
+			return cmp.Compare(a.ref&^tombItem, b.ref&^tombItem)
+		})
+		for i := range items[1:] {
+			items[i+1].again = bytes.Equal(key(items[i]), key(items[i+1]))
+		}
+	}
+}
+
+// build makes the tree of references in key order, each node nearly full.
+func (t *tree) build(h *history, refs []uint64) {
 	const fill = fan * 7 / 8
-	if len(items) == 0 {
+	if len(refs) == 0 {
 		return
 	}
 	var level []*node
-	for i := range parts(len(items), fill) {
+	var seps []string // seps[i] is before level[i]
+	var last []byte   // key before the next leaf
+	for i := range parts(len(refs), fill) {
 		nd := &node{epoch: t.epoch}
-		nd.n = uint16(copy(nd.items[:], items[i.lo:i.hi]))
+		nd.n = uint32(copy(nd.refs[:], refs[i.lo:i.hi]))
 		nd.rekey(h)
-		level = append(level, nd)
-	}
-	seps := make([]string, len(level)) // seps[i] is before level[i]
-	for i := 1; i < len(level); i++ {
-		left := level[i-1]
-		seps[i] = separator(h.newest(left.items[left.n-1].ref).key(), h.newest(level[i].items[0].ref).key())
+		sep := ""
+		if i.lo > 0 {
+			sep = separator(last, h.newest(nd.refs[0]).key())
+		}
+		last = h.newest(nd.refs[nd.n-1]).key()
+		level, seps = append(level, nd), append(seps, sep)
 	}
 	for len(level) > 1 {
 		var up []*node
 		var upSeps []string
 		for i := range parts(len(level), fill) {
-			nd := &node{epoch: t.epoch, kids: new([fan]*node), n: uint16(i.hi - i.lo), seps: slices.Clone(seps[i.lo:i.hi])}
+			nd := &node{epoch: t.epoch, kids: new([fan]*node), n: uint32(i.hi - i.lo), seps: slices.Clone(seps[i.lo:i.hi])}
 			for k, kid := range level[i.lo:i.hi] {
-				nd.kids[k], nd.items[k].ref = kid, kid.live()
+				nd.kids[k], nd.refs[k] = kid, kid.live()
 			}
 			nd.resplit()
 			up, upSeps = append(up, nd), append(upSeps, seps[i.lo])

@@ -301,8 +301,8 @@ func (s *Store) verify(tb testing.TB) {
 	walk = func(nd *node, lo string, hi *string) uint64 {
 		if nd.kids == nil {
 			var live uint64
-			for _, it := range nd.items[:nd.n] {
-				key := s.h.newest(it.ref).key()
+			for i, ref := range nd.refs[:nd.n] {
+				key := s.h.newest(ref).key()
 				if !first && bytes.Compare(key, lastKey) <= 0 {
 					tb.Fatalf("key %q after %q", key, lastKey)
 				}
@@ -310,13 +310,14 @@ func (s *Store) verify(tb testing.TB) {
 				if string(key) < lo || hi != nil && string(key) >= *hi {
 					tb.Fatalf("key %q outside its separators", key)
 				}
-				if len(key) < int(nd.skip) || commonPrefix(key, s.h.newest(nd.items[0].ref).key()) < int(nd.skip) || it.part != keyPart(key, int(nd.skip)) {
-					tb.Fatalf("key %q: skip %d, part %x", key, nd.skip, it.part)
+				if len(key) < int(nd.skip) || commonPrefix(key, s.h.newest(nd.refs[0]).key()) < int(nd.skip) || nd.parts[i] != keyPart(key, int(nd.skip)) {
+					tb.Fatalf("key %q: skip %d, part %x", key, nd.skip, nd.parts[i])
 				}
-				if it.live() == s.h.newest(it.ref).tombstone() {
-					tb.Fatalf("key %q: live %v", key, it.live())
+				tomb := ref&tombItem != 0
+				if tomb != s.h.newest(ref).tombstone() {
+					tb.Fatalf("key %q: item says tombstone %v", key, tomb)
 				}
-				if it.live() {
+				if !tomb {
 					live++
 				}
 			}
@@ -330,16 +331,16 @@ func (s *Store) verify(tb testing.TB) {
 			l, h := lo, hi
 			if i > 0 {
 				l = nd.seps[i]
-				if nd.items[i].part != keyPart(l, int(nd.skip)) {
-					tb.Fatalf("separator %q: part %x, skip %d", l, nd.items[i].part, nd.skip)
+				if nd.parts[i] != keyPart(l, int(nd.skip)) {
+					tb.Fatalf("separator %q: part %x, skip %d", l, nd.parts[i], nd.skip)
 				}
 			}
 			if i+1 < int(nd.n) {
 				h = &nd.seps[i+1]
 			}
 			live := walk(nd.kids[i], l, h)
-			if live != nd.items[i].ref {
-				tb.Fatalf("%d live keys below a child, says %d", live, nd.items[i].ref)
+			if live != nd.refs[i] {
+				tb.Fatalf("%d live keys below a child, says %d", live, nd.refs[i])
 			}
 			sum += live
 		}

@@ -6,29 +6,22 @@ import (
 )
 
 const (
-	// fan is the most items a node holds: with it a node is just under the 1,024-byte size class.
-	fan = 60
+	// fan is the most items a node holds: with it a node just fits the 768-byte size class.
+	fan = 58
 	// maxHeight bounds the descent: a level above the leaves takes at least fan/2 inserts into the level below for
 	// each of its items, so 2^63 inserts can't build more.
 	maxHeight = 16
-	// tombItem marks, in an index item, that the newest version is a tombstone.
+	// tombItem marks, in a reference, that the newest version is a tombstone.
 	tombItem = 1 << 63
 )
 
-// item is 16 bytes without a pointer. In a leaf: eight bytes of the key from node.skip on, and the sequence number of
-// the newest version (| tombItem). In an inner node: eight bytes of the separator, and the live keys below the child.
-type item struct {
-	part uint64
-	ref  uint64
-}
-
-func (it item) live() bool { return it.ref&tombItem == 0 }
-
 // node is a node of the copy-on-write B+ tree from key to newest version.
 //
-// Keys live in the history only. A leaf compares eight bytes of each key, taken after the prefix all its keys share
+// Keys live in the history only. A leaf compares four bytes of each key, taken after the prefix all its keys share
 // (skip bytes long): that settles nearly every comparison without a look at the records, also where all keys of the
 // store begin with the same "/registry/". Inner nodes hold separators, cut as short as they can be.
+//
+// An item is 12 bytes without a pointer. Parts and references are apart, so that a search touches few cache lines.
 //
 // Invariant: a node whose epoch is not its tree's is shared with a View and never written again.
 type node struct {
@@ -36,18 +29,19 @@ type node struct {
 	seps  []string    // inner: keys of kids[i] are >= seps[i] and < seps[i+1]; seps[0] is unused. Replaced, never changed
 	epoch uint64
 	skip  uint32
-	n     uint16
-	items [fan]item
+	n     uint32
+	parts [fan]uint32 // leaf: of the key; inner: of the separator
+	refs  [fan]uint64 // leaf: sequence number of the newest version (| tombItem); inner: live keys below the child
 }
 
-// keyPart is eight bytes of key from skip on, zero-padded, so that comparing parts compares keys unless they tie.
-func keyPart[K string | []byte](key K, skip int) uint64 {
+// keyPart is four bytes of key from skip on, zero-padded, so that comparing parts compares keys unless they tie.
+func keyPart[K string | []byte](key K, skip int) uint32 {
 	if len(key) <= skip {
 		return 0
 	}
-	var b [8]byte
+	var b [4]byte
 	copy(b[:], key[skip:])
-	return binary.BigEndian.Uint64(b[:])
+	return binary.BigEndian.Uint32(b[:])
 }
 
 // search finds key in a leaf: its position, or where it belongs. fits is false if key lacks the common prefix, which
@@ -57,13 +51,13 @@ func (nd *node) search(h *history, key []byte) (pos int, found, fits bool) {
 	lo, hi := 0, int(nd.n)
 	for lo < hi {
 		m := int(uint(lo+hi) >> 1)
-		switch p := nd.items[m].part; {
+		switch p := nd.parts[m]; {
 		case p < x:
 			lo = m + 1
 		case p > x:
 			hi = m
 		default:
-			switch bytes.Compare(h.newest(nd.items[m].ref).key(), key) {
+			switch bytes.Compare(h.newest(nd.refs[m]).key(), key) {
 			case 0:
 				return m, true, true
 			case -1:
@@ -77,7 +71,7 @@ func (nd *node) search(h *history, key []byte) (pos int, found, fits bool) {
 		return lo, false, true
 	}
 	// The parts meant something only if key has the prefix too. Any record shows it.
-	prefix := h.newest(nd.items[min(lo, int(nd.n)-1)].ref).key()[:skip]
+	prefix := h.newest(nd.refs[min(lo, int(nd.n)-1)]).key()[:skip]
 	switch bytes.Compare(key[:min(skip, len(key))], prefix) {
 	case 0:
 		return lo, false, true
@@ -109,7 +103,7 @@ func (nd *node) child(key []byte) int {
 	lo, hi := 1, n
 	for lo < hi { // the number of separators <= key
 		m := int(uint(lo+hi) >> 1)
-		if p := nd.items[m].part; p < x || p == x && nd.seps[m] <= string(key) {
+		if p := nd.parts[m]; p < x || p == x && nd.seps[m] <= string(key) {
 			lo = m + 1
 		} else {
 			hi = m
@@ -121,11 +115,11 @@ func (nd *node) child(key []byte) int {
 // live counts the live keys below nd.
 func (nd *node) live() uint64 {
 	var sum uint64
-	for _, it := range nd.items[:nd.n] {
+	for _, ref := range nd.refs[:nd.n] {
 		if nd.kids != nil {
-			sum += it.ref
-		} else if it.live() {
-			sum++
+			sum += ref
+		} else {
+			sum += ref>>63 ^ 1
 		}
 	}
 	return sum
@@ -141,7 +135,7 @@ func lookup(h *history, root *node, key []byte) (ref uint64, ok bool) {
 	if !found {
 		return 0, false
 	}
-	return nd.items[pos].ref, true
+	return nd.refs[pos], true
 }
 
 // rank counts the live keys < key, in O(log n).
@@ -150,16 +144,14 @@ func rank(h *history, root *node, key []byte) int64 {
 	nd := root
 	for nd.kids != nil {
 		i := nd.child(key)
-		for _, it := range nd.items[:i] {
-			sum += it.ref
+		for _, n := range nd.refs[:i] {
+			sum += n
 		}
 		nd = nd.kids[i]
 	}
 	pos, _, _ := nd.search(h, key)
-	for _, it := range nd.items[:pos] {
-		if it.live() {
-			sum++
-		}
+	for _, ref := range nd.refs[:pos] {
+		sum += ref>>63 ^ 1
 	}
 	return int64(sum)
 }
@@ -196,8 +188,8 @@ func (it *iterator) seekRank(root *node, k uint64) {
 	nd := root
 	for nd.kids != nil {
 		i := 0
-		for i < int(nd.n)-1 && k >= nd.items[i].ref {
-			k -= nd.items[i].ref
+		for i < int(nd.n)-1 && k >= nd.refs[i] {
+			k -= nd.refs[i]
 			i++
 		}
 		it.path[it.depth] = step{nd, i}
@@ -206,7 +198,7 @@ func (it *iterator) seekRank(root *node, k uint64) {
 	}
 	i := 0
 	for ; i < int(nd.n); i++ {
-		if nd.items[i].live() {
+		if nd.refs[i]&tombItem == 0 {
 			if k == 0 {
 				break
 			}
@@ -224,7 +216,7 @@ func (it *iterator) next() (ref uint64, ok bool) {
 			return 0, false
 		}
 	}
-	ref = leaf.nd.items[leaf.i].ref
+	ref = leaf.nd.refs[leaf.i]
 	leaf.i++
 	return ref, true
 }

@@ -54,7 +54,7 @@ func (t *tree) seek(h *history, key []byte) (leaf *node, pos int, found, fits bo
 // count adds d live keys to the way seek took.
 func (t *tree) count(d int) {
 	for _, s := range t.path[:t.depth] {
-		s.nd.items[s.i].ref += uint64(d)
+		s.nd.refs[s.i] += uint64(d)
 	}
 }
 
@@ -68,12 +68,12 @@ func (t *tree) insert(h *history, leaf *node, pos int, fits bool, key []byte, re
 	right := &node{epoch: t.epoch}
 	if pos == fan {
 		// Keys that rise leave full leaves behind them. The last two keys are a good guess at the prefix to come.
-		last := h.newest(leaf.items[fan-1].ref).key()
+		last := h.newest(leaf.refs[fan-1]).key()
 		right.skip = uint32(commonPrefix(last, key))
-		right.items[0] = item{keyPart(key, int(right.skip)), ref}
-		right.n = 1
+		right.parts[0], right.refs[0], right.n = keyPart(key, int(right.skip)), ref, 1
 	} else {
-		right.n = uint16(copy(right.items[:], leaf.items[fan/2:]))
+		copy(right.parts[:], leaf.parts[fan/2:])
+		right.n = uint32(copy(right.refs[:], leaf.refs[fan/2:]))
 		leaf.n = fan / 2
 		right.skip = leaf.skip
 		leaf.deepen(h)
@@ -84,7 +84,7 @@ func (t *tree) insert(h *history, leaf *node, pos int, fits bool, key []byte, re
 		}
 		half.put(h, at, fits && half.has(h, key), key, ref)
 	}
-	sep := separator(h.newest(leaf.items[leaf.n-1].ref).key(), h.newest(right.items[0].ref).key())
+	sep := separator(h.newest(leaf.refs[leaf.n-1]).key(), h.newest(right.refs[0]).key())
 	t.insertKid(leaf, right, sep)
 }
 
@@ -92,24 +92,24 @@ func (t *tree) insert(h *history, leaf *node, pos int, fits bool, key []byte, re
 func (t *tree) insertKid(left, right *node, sep string) {
 	for d := t.depth - 1; d >= 0; d-- {
 		nd, i := t.path[d].nd, t.path[d].i
-		nd.items[i].ref = left.live()
+		nd.refs[i] = left.live()
 		if nd.n < fan {
 			nd.putKid(i+1, right, sep)
 			for _, s := range t.path[:d] {
-				s.nd.items[s.i].ref++
+				s.nd.refs[s.i]++
 			}
 			return
 		}
 		up := &node{epoch: t.epoch, kids: new([fan]*node)}
 		if i+1 == fan {
-			up.kids[0], up.items[0].ref, up.n = right, right.live(), 1
+			up.kids[0], up.refs[0], up.n = right, right.live(), 1
 			up.seps = make([]string, 1)
 			left, right = nd, up
 			continue
 		}
 		const m = fan / 2
-		up.n = uint16(copy(up.kids[:], nd.kids[m:]))
-		copy(up.items[:], nd.items[m:])
+		up.n = uint32(copy(up.kids[:], nd.kids[m:]))
+		copy(up.refs[:], nd.refs[m:])
 		up.seps = slices.Clone(nd.seps[m:])
 		promoted := up.seps[0]
 		nd.n = m
@@ -126,14 +126,15 @@ func (t *tree) insertKid(left, right *node, sep string) {
 	}
 	root := &node{epoch: t.epoch, kids: new([fan]*node), n: 2, seps: []string{"", sep}}
 	root.kids[0], root.kids[1] = left, right
-	root.items[0].ref, root.items[1].ref = left.live(), right.live()
+	root.refs[0], root.refs[1] = left.live(), right.live()
 	root.resplit()
 	t.root = root
 }
 
 // remove takes out the item seek found. Invariant: it isn't live, so no count changes.
 func (t *tree) remove(h *history, leaf *node, pos int) {
-	copy(leaf.items[pos:], leaf.items[pos+1:leaf.n])
+	copy(leaf.parts[pos:], leaf.parts[pos+1:leaf.n])
+	copy(leaf.refs[pos:], leaf.refs[pos+1:leaf.n])
 	leaf.n--
 	for d := t.depth - 1; d >= 0; d-- {
 		nd, i := t.path[d].nd, t.path[d].i
@@ -153,7 +154,7 @@ func (t *tree) remove(h *history, leaf *node, pos int) {
 		left := t.own(nd.kids[i])
 		nd.kids[i] = left
 		left.absorb(h, nd.kids[i+1], nd.seps[i+1])
-		nd.items[i].ref += nd.items[i+1].ref
+		nd.refs[i] += nd.refs[i+1]
 		nd.dropKid(i + 1)
 	}
 	for t.root.kids != nil && t.root.n <= 1 {
@@ -171,16 +172,17 @@ func (nd *node) put(h *history, pos int, fits bool, key []byte, ref uint64) {
 	case nd.n == 0:
 		nd.skip = 0
 	case !fits:
-		nd.reskip(h, commonPrefix(key, h.newest(nd.items[0].ref).key()[:nd.skip]))
+		nd.reskip(h, commonPrefix(key, h.newest(nd.refs[0]).key()[:nd.skip]))
 	}
-	copy(nd.items[pos+1:], nd.items[pos:nd.n])
-	nd.items[pos] = item{keyPart(key, int(nd.skip)), ref}
+	copy(nd.parts[pos+1:], nd.parts[pos:nd.n])
+	copy(nd.refs[pos+1:], nd.refs[pos:nd.n])
+	nd.parts[pos], nd.refs[pos] = keyPart(key, int(nd.skip)), ref
 	nd.n++
 }
 
 // has reports whether key shares the leaf's common prefix.
 func (nd *node) has(h *history, key []byte) bool {
-	return commonPrefix(key, h.newest(nd.items[0].ref).key()[:nd.skip]) == int(nd.skip)
+	return commonPrefix(key, h.newest(nd.refs[0]).key()[:nd.skip]) == int(nd.skip)
 }
 
 // prefix is the length of the prefix a leaf's keys share.
@@ -188,7 +190,7 @@ func (nd *node) prefix(h *history) int {
 	if nd.n < 2 {
 		return 0
 	}
-	return commonPrefix(h.newest(nd.items[0].ref).key(), h.newest(nd.items[nd.n-1].ref).key())
+	return commonPrefix(h.newest(nd.refs[0]).key(), h.newest(nd.refs[nd.n-1]).key())
 }
 
 // deepen lengthens the skipped prefix to all that the leaf's keys share; the parts are right as they are.
@@ -204,15 +206,15 @@ func (nd *node) rekey(h *history) { nd.reskip(h, nd.prefix(h)) }
 // reskip sets the prefix length and takes all parts anew.
 func (nd *node) reskip(h *history, skip int) {
 	nd.skip = uint32(skip)
-	for i := range nd.items[:nd.n] {
-		nd.items[i].part = keyPart(h.newest(nd.items[i].ref).key(), skip)
+	for i, ref := range nd.refs[:nd.n] {
+		nd.parts[i] = keyPart(h.newest(ref).key(), skip)
 	}
 }
 
 // absorb appends right's items to nd's; sep is the separator between the two.
 func (nd *node) absorb(h *history, right *node, sep string) {
 	n := int(nd.n)
-	copy(nd.items[n:], right.items[:right.n])
+	copy(nd.refs[n:], right.refs[:right.n])
 	nd.n += right.n
 	if nd.kids == nil {
 		nd.rekey(h)
@@ -226,8 +228,8 @@ func (nd *node) absorb(h *history, right *node, sep string) {
 // putKid inserts a child with its separator into an inner node that has room.
 func (nd *node) putKid(i int, kid *node, sep string) {
 	copy(nd.kids[i+1:], nd.kids[i:nd.n])
-	copy(nd.items[i+1:], nd.items[i:nd.n])
-	nd.kids[i], nd.items[i].ref = kid, kid.live()
+	copy(nd.refs[i+1:], nd.refs[i:nd.n])
+	nd.kids[i], nd.refs[i] = kid, kid.live()
 	nd.seps = slices.Concat(nd.seps[:i], []string{sep}, nd.seps[i:])
 	nd.n++
 	nd.resplit()
@@ -235,7 +237,7 @@ func (nd *node) putKid(i int, kid *node, sep string) {
 
 func (nd *node) dropKid(i int) {
 	copy(nd.kids[i:], nd.kids[i+1:nd.n])
-	copy(nd.items[i:], nd.items[i+1:nd.n])
+	copy(nd.refs[i:], nd.refs[i+1:nd.n])
 	nd.n--
 	nd.kids[nd.n] = nil
 	nd.seps = slices.Concat(nd.seps[:i], nd.seps[i+1:])
@@ -248,12 +250,11 @@ func (nd *node) resplit() {
 	if nd.n < 2 {
 		return
 	}
-	nd.skip = uint32(commonPrefix(nd.seps[1], nd.seps[nd.n-1]))
-	if nd.n == 2 {
-		nd.skip = 0
+	if nd.n > 2 { // one separator alone shares all of itself
+		nd.skip = uint32(commonPrefix(nd.seps[1], nd.seps[nd.n-1]))
 	}
 	for i := 1; i < int(nd.n); i++ {
-		nd.items[i].part = keyPart(nd.seps[i], int(nd.skip))
+		nd.parts[i] = keyPart(nd.seps[i], int(nd.skip))
 	}
 }
 

@@ -61,9 +61,9 @@ func (t *Tx) Put(key, value []byte, lease int64) (prev Record) {
 		s.live++
 		return nil
 	}
-	it := &leaf.items[pos]
-	old := s.h.newest(it.ref)
-	if it.live() {
+	ref := &leaf.refs[pos]
+	old := s.h.newest(*ref)
+	if *ref&tombItem == 0 {
 		prev = old.record()
 		var version int64
 		kv.CreateRevision, _, version, _ = prev.revisions()
@@ -72,7 +72,7 @@ func (t *Tx) Put(key, value []byte, lease int64) (prev Record) {
 		s.index.count(+1)
 		s.live++
 	}
-	it.ref = t.write(&kv, it.ref, old)
+	*ref = t.write(&kv, *ref, old)
 	return prev
 }
 
@@ -116,7 +116,7 @@ func (t *Tx) delete(old entry, visit func(prev Record)) {
 		panic("mvcc: a live version is not in the index")
 	}
 	kv := KV{Key: key, ModRevision: s.rev + 1}
-	leaf.items[pos].ref = t.write(&kv, leaf.items[pos].ref, old) | tombItem
+	leaf.refs[pos] = t.write(&kv, leaf.refs[pos], old) | tombItem
 	s.index.count(-1)
 	s.live--
 	if visit != nil {

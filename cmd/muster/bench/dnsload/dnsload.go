@@ -111,7 +111,7 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 
 	workers := make([]*worker, cfg.Connections)
 	for i := range workers {
-		c, err := mmsg.Dial(ctx, addr)
+		c, err := mmsg.Dial(context.WithoutCancel(ctx), addr) // UDP: nothing to wait for
 		if err != nil {
 			for _, w := range workers[:i] {
 				_ = w.conn.Close()

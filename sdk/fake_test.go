@@ -8,10 +8,12 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/test/bufconn"
 )
 
@@ -75,7 +77,10 @@ func (m *fakeMember) start() {
 	if m.mu.server != nil {
 		return // serves another client already
 	}
-	l, s := bufconn.Listen(1<<16), grpc.NewServer()
+	l, s := bufconn.Listen(1<<16), grpc.NewServer(
+		// As etcd's members have it by default.
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second}),
+	)
 	pb.RegisterKVServer(s, m)
 	pb.RegisterWatchServer(s, m)
 	pb.RegisterLeaseServer(s, m)

@@ -156,8 +156,8 @@ func (s *stream) RecvMsg(msg any) error {
 	if err == nil || errors.Is(err, io.EOF) {
 		return err
 	}
-	// A caller that gives up says nothing about the member; one whose time ran out does.
-	if !errors.Is(s.ctx.Err(), context.Canceled) {
+	// A caller that gives up says nothing about the member; one whose time ran out does, and so does a watchdog.
+	if !errors.Is(s.ctx.Err(), context.Canceled) || errors.Is(context.Cause(s.ctx), errSilent) {
 		switch judge(err, true, true) {
 		case reauthenticate:
 			s.f.auth.drop(s.token)

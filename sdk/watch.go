@@ -115,8 +115,8 @@ func (r *request) watch(next int64) *pb.WatchRequest {
 
 // run watches on one stream until it breaks or the consumer leaves.
 func (w *watcher) run(ctx context.Context, f *failover) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	s, err := pb.NewWatchClient(f).Watch(ctx)
 	if err != nil {
 		return err
@@ -132,9 +132,6 @@ func (w *watcher) run(ctx context.Context, f *failover) error {
 		dog.arm()
 		resp, err := s.Recv()
 		dog.rest()
-		if dog.bit() {
-			return status.Error(codes.Unavailable, "sdk: watch: the member has stopped answering")
-		}
 		if err == io.EOF {
 			return status.Error(codes.Unavailable, "sdk: watch: the member has closed the stream")
 		}

@@ -2,24 +2,28 @@ package sdk
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 )
+
+// errSilent is the cause of a stream's end by a watchdog: the member is to blame, not the caller.
+var errSilent = errors.New("sdk: the member has stopped answering")
 
 // watchdog watches over a stream while its reader waits: after quiet it asks, after patience without anything it
 // cancels the stream. While the reader is busy with the consumer it rests.
 type watchdog struct {
 	ask    func()
-	cancel context.CancelFunc
+	cancel context.CancelCauseFunc
 	timer  *time.Timer
 
 	mu struct {
 		sync.Mutex
-		armed, asked, bitten bool
+		armed, asked bool
 	}
 }
 
-func newWatchdog(ask func(), cancel context.CancelFunc) *watchdog {
+func newWatchdog(ask func(), cancel context.CancelCauseFunc) *watchdog {
 	d := &watchdog{ask: ask, cancel: cancel}
 	d.timer = time.AfterFunc(time.Hour, d.fire)
 	d.timer.Stop()
@@ -42,13 +46,6 @@ func (d *watchdog) rest() {
 
 func (d *watchdog) stop() { d.rest() }
 
-// bit tells whether the stream ended by the watchdog.
-func (d *watchdog) bit() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.mu.bitten
-}
-
 func (d *watchdog) fire() {
 	if d.due() {
 		// Only one fire at a time gets here: the next can't be due before patience has passed.
@@ -64,8 +61,7 @@ func (d *watchdog) due() bool {
 	case !d.mu.armed:
 		return false
 	case d.mu.asked:
-		d.mu.bitten = true
-		d.cancel()
+		d.cancel(errSilent)
 		return false
 	}
 	d.mu.asked = true

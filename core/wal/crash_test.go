@@ -164,6 +164,38 @@ func TestCrashAtEveryOperationLosesNothingSyncedAndInventsNothing(t *testing.T) 
 	t.Logf("%d crashes", crashes)
 }
 
+// TestCrashBetweenWriteAndSyncOfALargeBatchIsATornTail has batches in a file, and segments
+// cut, with nothing synced in between: what is appended exceeds the buffer.
+func TestCrashBetweenWriteAndSyncOfALargeBatchIsATornTail(t *testing.T) {
+	for _, segment := range []int64{4096, 1 << 16} {
+		t.Run(fmt.Sprint("segment=", segment), func(t *testing.T) {
+			mem := vfs.NewMem()
+			g := &rig{t: t, mem: mem, allowed: []model{{}}}
+			inject := func(op vfs.Op) error {
+				if g.log == nil || !op.Kind.Changes() {
+					return nil
+				}
+				for seed := range uint64(12) {
+					for _, mode := range []vfs.CrashMode{vfs.CrashDrop, vfs.CrashKeep, vfs.CrashRandom, vfs.CrashTorn} {
+						g.check(mem.Crash(rand.New(rand.NewPCG(seed, uint64(op.Seq))), mode), fmt.Sprintf("op %d, %v, seed %d", op.Seq, mode, seed))
+					}
+				}
+				return nil
+			}
+			l, err := wal.Create(wal.WithFlushAt(config(vfs.NewFault(mem, inject), segment), 1000), md, wal.Position{})
+			must(t, err)
+			g.log = l
+			for i := uint64(1); i <= 12; i++ {
+				g.append(hardState(1, 1, i-1), entry(i, 1, strings.Repeat("x", 1500)))
+				if i == 2 || i == 9 {
+					g.sync()
+				}
+			}
+			must(t, l.Close())
+		})
+	}
+}
+
 func TestCrashDuringRepairFindsTheSameLogAgain(t *testing.T) {
 	mem := vfs.NewMem()
 	g := &rig{t: t, mem: mem, allowed: []model{{}}}
@@ -233,7 +265,7 @@ func TestRandomHistoriesWithRestartsMatchTheModel(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seed, 99))
 			g := &rig{t: t, mem: vfs.NewMem(), allowed: []model{{}}}
 			var err error
-			g.log, err = wal.Create(config(g.mem, 8192), md, wal.Position{})
+			g.log, err = wal.Create(g.config(), md, wal.Position{})
 			must(t, err)
 			term := uint64(1)
 			for step := range 200 {
@@ -266,7 +298,7 @@ func TestRandomHistoriesWithRestartsMatchTheModel(t *testing.T) {
 					mode := vfs.CrashMode(rng.IntN(4))
 					g.mem = g.mem.Crash(rng, mode)
 					var r *wal.Recovered
-					g.log, r, err = wal.Open(config(g.mem, 8192))
+					g.log, r, err = wal.Open(g.config())
 					if err != nil {
 						t.Fatalf("step %d, %v: %v", step, mode, err)
 					}
@@ -275,7 +307,7 @@ func TestRandomHistoriesWithRestartsMatchTheModel(t *testing.T) {
 					must(t, g.log.Close())
 					g.allowed = g.allowed[len(g.allowed)-1:]
 					var r *wal.Recovered
-					g.log, r, err = wal.Open(config(g.mem, 8192))
+					g.log, r, err = wal.Open(g.config())
 					must(t, err)
 					g.adopt(r, fmt.Sprintf("step %d, clean restart", step))
 				}
@@ -284,6 +316,9 @@ func TestRandomHistoriesWithRestartsMatchTheModel(t *testing.T) {
 		})
 	}
 }
+
+// config of the random histories: small segments, and a small buffer.
+func (g *rig) config() wal.Config { return wal.WithFlushAt(config(g.mem, 8192), 3000) }
 
 // adopt makes what was recovered the only allowed content, if it is one of them.
 func (g *rig) adopt(r *wal.Recovered, where string) {
@@ -295,4 +330,30 @@ func (g *rig) adopt(r *wal.Recovered, where string) {
 		}
 	}
 	g.t.Fatalf("%s: recovered %s, allowed at least %s", where, content(r), text(g.allowed[0].hs, g.allowed[0].start, g.allowed[0].ents))
+}
+
+// TestWhatOpenReturnedIsDurable has a tail that only the page cache holds, as a
+// killed process or a failed sync leaves it: Open may return it only if no later
+// power cut can take it away.
+func TestWhatOpenReturnedIsDurable(t *testing.T) {
+	for _, size := range []int{10, 1000} { // the old segment is replaced, or kept
+		mem := vfs.NewMem()
+		cfg := wal.WithFlushAt(config(mem, 4096), 1)
+		l, err := wal.Create(cfg, md, wal.Position{})
+		must(t, err)
+		data := strings.Repeat("x", size)
+		must(t, l.Append(nil, []*raftpb.Entry{entry(1, 1, data)}), l.Sync())
+		must(t, l.Append(nil, []*raftpb.Entry{entry(2, 1, data)})) // written, never synced, never closed
+
+		_, r := reopen(t, cfg)
+		if len(r.Entries) != 2 {
+			t.Fatalf("size %d: got %s, want 2 entries", size, content(r))
+		}
+		want := content(r)
+		l, r = reopen(t, config(mem.Crash(nil, vfs.CrashDrop), 4096))
+		if got := content(r); got != want {
+			t.Errorf("size %d: after a power cut: got %s, want %s", size, got, want)
+		}
+		must(t, l.Close())
+	}
 }

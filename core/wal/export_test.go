@@ -22,3 +22,9 @@ func Frame(segment []byte, off int64, payload []byte) []byte {
 	b := append(append([]byte(nil), zeroBatchHeader[:]...), payload...)
 	return frameBatch(b, crcSeed(h.salt, h.seq), off, headerSize, kindData)
 }
+
+// WithFlushAt makes a log write out its buffer at n bytes, synced or not.
+func WithFlushAt(cfg Config, n int) Config {
+	cfg.flushAt = n
+	return cfg
+}

@@ -32,9 +32,9 @@ var (
 // DefaultSegmentSize is the size segments are preallocated to.
 const DefaultSegmentSize = 64 << 20
 
-// flushAt bounds the buffer: a batch that grows past it is written out before
-// its Sync (and synced with it).
-const flushAt = 4 << 20
+// defaultFlushAt bounds the buffer: a batch that grows past it is written out
+// before its Sync (and synced with it).
+const defaultFlushAt = 4 << 20
 
 // Config says where a log lives. FS and Dir are required.
 type Config struct {
@@ -45,6 +45,8 @@ type Config struct {
 	NoSync      bool                  // never sync: a power cut may lose or destroy the log
 	OnSync      func(d time.Duration) // called after each fdatasync of the hot path
 	Now         func() time.Time      // nil = time.Now; times OnSync and salts segments
+
+	flushAt int // defaultFlushAt, but in tests
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -62,6 +64,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.flushAt == 0 {
+		c.flushAt = defaultFlushAt
 	}
 	return c, nil
 }
@@ -150,7 +155,7 @@ func (l *Log) Append(hs *raftpb.HardState, ents []*raftpb.Entry) error {
 		l.now.hard = hardStateOf(hs)
 		l.buf = appendHardState(l.buf, l.now.hard)
 	}
-	if len(l.buf) >= flushAt {
+	if len(l.buf) >= l.cfg.flushAt {
 		return l.flush()
 	}
 	return nil
@@ -234,7 +239,7 @@ func (l *Log) flush() error {
 	open = &l.segs[len(l.segs)-1]
 	open.max = max(open.max, l.top)
 	l.top, l.disk = 0, l.now
-	if cap(l.buf) > 2*flushAt {
+	if cap(l.buf) > 2*defaultFlushAt {
 		l.buf = nil // one huge entry shouldn't hold its memory for ever
 	}
 	l.buf = l.buf[:0]

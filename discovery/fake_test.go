@@ -85,6 +85,8 @@ func (f *fake) holds(c *pb.Compare) bool {
 	switch c.GetTarget() {
 	case pb.Compare_MOD:
 		return kv.GetModRevision() == c.GetModRevision()
+	case pb.Compare_VERSION:
+		return kv.GetVersion() == c.GetVersion()
 	case pb.Compare_LEASE:
 		return kv.GetLease() == c.GetLease()
 	}

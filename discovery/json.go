@@ -562,6 +562,17 @@ func (i *Instance) Encode() []byte {
 	return e.b
 }
 
+// EncodeKnown is Encode without the fields that this release doesn't know: what two records are compared by.
+func (i *Instance) EncodeKnown() []byte {
+	n := *i
+	n.unknown, n.Locality.unknown = "", ""
+	n.Endpoints = append([]Endpoint(nil), i.Endpoints...)
+	for k := range n.Endpoints {
+		n.Endpoints[k].unknown = ""
+	}
+	return n.Encode()
+}
+
 func (e *encoder) endpoint(p *Endpoint) {
 	e.open()
 	e.text("name", p.Name)

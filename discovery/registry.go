@@ -46,6 +46,25 @@ func (e *ConflictError) Error() string {
 // Is makes errors.Is(err, ErrConflict) true.
 func (e *ConflictError) Is(target error) bool { return target == ErrConflict }
 
+// Conflicts takes an error of Register apart: the conflicts in it, and everything else, nil if there is nothing else.
+func Conflicts(err error) (conflicts []*ConflictError, rest error) {
+	var c *ConflictError
+	if !errors.As(err, &c) {
+		return nil, err
+	}
+	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // the node itself, not what it wraps
+	if !ok {
+		return []*ConflictError{c}, nil
+	}
+	var others []error
+	for _, e := range joined.Unwrap() {
+		cs, r := Conflicts(e)
+		conflicts = append(conflicts, cs...)
+		others = append(others, r)
+	}
+	return conflicts, errors.Join(others...)
+}
+
 // Store is what a Registry needs of the store; *sdk.Client has it.
 type Store interface {
 	Get(ctx context.Context, key string, opts ...sdk.Option) (sdk.GetResult, error)
@@ -314,7 +333,7 @@ func (r *Registry) SetHealth(ctx context.Context, lease int64, health map[Ref]He
 func (r *Registry) Deregister(ctx context.Context, lease int64, refs ...Ref) error {
 	for len(refs) > 0 {
 		n := min(len(refs), max(1, r.cfg.MaxOps/opsPerWrite))
-		if err := r.remove(ctx, lease, append([]Ref(nil), refs[:n]...)); err != nil {
+		if err := r.remove(ctx, lease, refs[:n]); err != nil {
 			return err
 		}
 		refs = refs[n:]
@@ -322,18 +341,35 @@ func (r *Registry) Deregister(ctx context.Context, lease int64, refs ...Ref) err
 	return nil
 }
 
+// removal is one instance on its way out; bare if only its health is left.
+type removal struct {
+	ref  Ref
+	bare bool
+}
+
 func (r *Registry) remove(ctx context.Context, lease int64, refs []Ref) error {
+	items := make([]removal, 0, len(refs))
+	for _, ref := range refs {
+		items = append(items, removal{ref: ref})
+	}
 	for range maxAttempts {
-		if len(refs) == 0 {
+		if len(items) == 0 {
 			return nil
 		}
 		t := sdk.Txn{}
-		for _, ref := range refs {
-			if lease != 0 {
-				t.If = append(t.If, sdk.CmpLease(ref.InstanceKey(), "=", lease))
+		for _, it := range items {
+			in, health := it.ref.InstanceKey(), it.ref.HealthKey()
+			switch {
+			case lease == 0:
+				t.Then = append(t.Then, sdk.OpDelete(in), sdk.OpDelete(health))
+			case it.bare:
+				t.If = append(t.If, sdk.CmpVersion(in, "=", 0), sdk.CmpLease(health, "=", lease))
+				t.Then = append(t.Then, sdk.OpDelete(health))
+			default:
+				t.If = append(t.If, sdk.CmpLease(in, "=", lease))
+				t.Then = append(t.Then, sdk.OpDelete(in), sdk.OpDelete(health))
 			}
-			t.Then = append(t.Then, sdk.OpDelete(ref.InstanceKey()), sdk.OpDelete(ref.HealthKey()))
-			t.Else = append(t.Else, sdk.OpGet(ref.InstanceKey(), sdk.WithKeysOnly()))
+			t.Else = append(t.Else, sdk.OpGet(in, sdk.WithKeysOnly()), sdk.OpGet(health, sdk.WithKeysOnly()))
 		}
 		res, err := r.cfg.Store.Txn(ctx, t)
 		if err != nil {
@@ -342,15 +378,18 @@ func (r *Registry) remove(ctx context.Context, lease int64, refs []Ref) error {
 		if res.Succeeded {
 			return nil
 		}
-		kept := refs[:0]
-		for k, ref := range refs {
-			if kv, ok := res.Results[k].Get.First(); ok && kv.Lease == lease {
-				kept = append(kept, ref)
+		kept := items[:0]
+		for k, it := range items {
+			in, there := res.Results[2*k].Get.First()
+			health, _ := res.Results[2*k+1].Get.First()
+			it.bare = !there
+			if there && in.Lease == lease || !there && health.Lease == lease {
+				kept = append(kept, it)
 			}
 		}
-		refs = kept
+		items = kept
 	}
-	return fmt.Errorf("deregister %d instances: %w", len(refs), ErrContention)
+	return fmt.Errorf("deregister %d instances: %w", len(items), ErrContention)
 }
 
 // Fetch reads the records of the given instances in as few transactions as fit. Instances without a record and without

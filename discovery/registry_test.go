@@ -192,8 +192,16 @@ func TestDeregisterLeavesOthersAlone(t *testing.T) {
 	if err := r.Register(t.Context(), 8, registration("b", "h1", 2)); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Deregister(t.Context(), 7, ref("a"), ref("b"), ref("absent")); err != nil {
+	f.set(ref("bare").HealthKey(), `{}`, 7)
+	f.set(ref("foreign").HealthKey(), `{}`, 9)
+	if err := r.Deregister(t.Context(), 7, ref("a"), ref("b"), ref("absent"), ref("bare"), ref("foreign")); err != nil {
 		t.Fatal(err)
+	}
+	if v, _ := f.value(ref("bare").HealthKey()); v != "" {
+		t.Fatal("health without an instance is still there")
+	}
+	if v, _ := f.value(ref("foreign").HealthKey()); v == "" {
+		t.Fatal("another lease's health is gone")
 	}
 	if v, _ := f.value(ref("a").InstanceKey()); v != "" {
 		t.Fatal("a is still there")
@@ -201,7 +209,7 @@ func TestDeregisterLeavesOthersAlone(t *testing.T) {
 	if v, _ := f.value(ref("b").InstanceKey()); v == "" {
 		t.Fatal("b, of a later lease, is gone")
 	}
-	if err := r.Deregister(t.Context(), 0, ref("b")); err != nil {
+	if err := r.Deregister(t.Context(), 0, ref("b"), ref("foreign")); err != nil {
 		t.Fatal(err)
 	}
 	if len(f.kvs) != 0 {

@@ -38,6 +38,8 @@ type State struct {
 	Status discovery.Status
 	// Served tells that a result was good at least once: the first pass has been.
 	Served bool
+	// Results counts the results so far.
+	Results int
 	// Output is the last result's.
 	Output string
 	// Last is the last result before thresholds, StatusUnknown if there is none yet; At is when it came.
@@ -246,6 +248,7 @@ func (r *Runner) observe(run *running, res Result) {
 	now := time.Now()
 	r.mu.Lock()
 	s := &run.state
+	s.Results++
 	s.Last, s.At, s.Output, s.Served = res.Status, now, res.Output, run.tracker.Served()
 	if changed {
 		s.Status, s.Since = run.tracker.Status(), now

@@ -26,6 +26,7 @@ type kvServer struct {
 func (k *kvServer) register(g *guard, s grpc.ServiceRegistrar) error {
 	desc := grpc.ServiceDesc{
 		ServiceName: pb.KV_ServiceDesc.ServiceName,
+		HandlerType: (*any)(nil), // the handlers below know their server
 		Metadata:    pb.KV_ServiceDesc.Metadata,
 		Streams: []grpc.StreamDesc{{
 			StreamName:    "RangeStream",
@@ -74,7 +75,7 @@ func (r *putRequest) check() error {
 		return rpctypes.ErrGRPCEmptyKey
 	case r.ignoreValue && r.valueLen != 0:
 		return rpctypes.ErrGRPCValueProvided
-	case r.ignoreLse && r.lease != 0:
+	case r.ignoreLease && r.lease != 0:
 		return rpctypes.ErrGRPCLeaseProvided
 	}
 	return nil

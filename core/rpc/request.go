@@ -10,15 +10,15 @@ import (
 // re-encoded.
 //
 // Invariant: body means the same to every decoder. A message with a repeated,
-// unknown, oddly typed or out-of-order field is re-encoded, so that what was
+// unknown, oddly typed, padded or out-of-order field is re-encoded, so that what was
 // checked here is what is executed there.
 type putRequest struct {
-	buf                    mem.Buffer // holds body until release
-	body                   []byte
-	key                    []byte
-	valueLen               int
-	lease                  int64
-	ignoreValue, ignoreLse bool
+	buf                      mem.Buffer // holds body until release
+	body                     []byte
+	key                      []byte
+	valueLen                 int
+	lease                    int64
+	ignoreValue, ignoreLease bool
 }
 
 func (r *putRequest) unmarshalWire(data mem.BufferSlice) error {
@@ -43,7 +43,7 @@ func (r *putRequest) decode(body []byte) error {
 	var value []byte
 	var prevKV bool
 	var last protowire.Number
-	canonical := true
+	canonical, size := true, 0
 	for rest := body; len(rest) > 0; {
 		var f field
 		var err error
@@ -54,6 +54,7 @@ func (r *putRequest) decode(body []byte) error {
 			canonical = false
 		}
 		last = f.num
+		size += f.minSize()
 		switch {
 		case f.num == 1 && f.typ == protowire.BytesType:
 			r.key = f.b
@@ -63,23 +64,28 @@ func (r *putRequest) decode(body []byte) error {
 			r.lease = int64(f.u)
 		case f.num == 4 && f.typ == protowire.VarintType:
 			prevKV = f.u != 0
+			canonical = canonical && f.u == 1
 		case f.num == 5 && f.typ == protowire.VarintType:
 			r.ignoreValue = f.u != 0
+			canonical = canonical && f.u == 1
 		case f.num == 6 && f.typ == protowire.VarintType:
-			r.ignoreLse = f.u != 0
+			r.ignoreLease = f.u != 0
+			canonical = canonical && f.u == 1
 		default:
 			canonical = false
 		}
 	}
 	r.valueLen = len(value)
-	if !canonical {
+	// Tags, lengths and numbers may be padded: then the whole is longer than it
+	// need be.
+	if !canonical || size != len(body) {
 		b := make([]byte, 0, len(body))
 		b = appendBytesField(b, 1, r.key)
 		b = appendBytesField(b, 2, value)
 		b = appendVarintField(b, 3, uint64(r.lease))
 		b = appendBoolField(b, 4, prevKV)
 		b = appendBoolField(b, 5, r.ignoreValue)
-		r.body = appendBoolField(b, 6, r.ignoreLse)
+		r.body = appendBoolField(b, 6, r.ignoreLease)
 	}
 	return nil
 }

@@ -56,7 +56,7 @@ func checkOp(op *pb.RequestOp, maxOps int) error {
 		p := o.RequestPut
 		return (&putRequest{
 			key: p.GetKey(), valueLen: len(p.GetValue()), lease: p.GetLease(),
-			ignoreValue: p.GetIgnoreValue(), ignoreLse: p.GetIgnoreLease(),
+			ignoreValue: p.GetIgnoreValue(), ignoreLease: p.GetIgnoreLease(),
 		}).check()
 	case *pb.RequestOp_RequestDeleteRange:
 		if len(o.RequestDeleteRange.GetKey()) == 0 {

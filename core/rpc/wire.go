@@ -24,7 +24,7 @@ type field struct {
 // unknown fields by definition.
 func nextField(msg []byte) (f field, rest []byte, err error) {
 	num, typ, n := protowire.ConsumeTag(msg)
-	if n < 0 {
+	if n < 0 || num > protowire.MaxValidNumber {
 		return f, nil, errMalformed
 	}
 	f.num, f.typ = num, typ
@@ -47,6 +47,15 @@ func nextField(msg []byte) (f field, rest []byte, err error) {
 // canonical encoder writes.
 func (f *field) isZero() bool {
 	return f.typ == protowire.VarintType && f.u == 0 || f.typ == protowire.BytesType && len(f.b) == 0
+}
+
+// minSize is what the field takes when encoded canonically. It holds for
+// fields below 16.
+func (f *field) minSize() int {
+	if f.typ == protowire.BytesType {
+		return 1 + sizeVarint(uint64(len(f.b))) + len(f.b)
+	}
+	return 1 + sizeVarint(f.u)
 }
 
 func sizeVarint(v uint64) int { return (bits.Len64(v|1) + 6) / 7 }

@@ -1,0 +1,153 @@
+// Package server is `muster server`: flags and wiring around core/server. What
+// is mounted beside the core (DNS, lock and election services) is chosen here.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/musterhq/muster/core/server"
+)
+
+// closeTime is what an orderly stop may take: supervisors and test harnesses
+// expect the process gone 1.5 s after SIGTERM.
+const closeTime = 1300 * time.Millisecond
+
+// AsEtcd tells whether the program was started under etcd's name, to stand in
+// for it.
+func AsEtcd(argv0 string) bool {
+	return strings.TrimSuffix(filepath.Base(argv0), ".exe") == "etcd"
+}
+
+// usageError is a mistake in what the user asked for: exit code 2.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// ExitCode is read by main.
+func (usageError) ExitCode() int { return 2 }
+
+// Command is `muster server`.
+func Command() *cobra.Command {
+	cfg := server.Default()
+	cmd := &cobra.Command{
+		Use:   "server",
+		Short: "Run a member",
+		Long: `Run a member of a cluster, or a cluster of its own.
+
+Every flag is also an environment variable (MUSTER_DATA_DIR, else ETCD_DATA_DIR)
+and a field of the YAML file given by --config-file. A flag wins over the
+environment, the environment over the file.`,
+		Args:    cobra.NoArgs,
+		Version: server.EtcdVersion,
+	}
+	cmd.SetVersionTemplate(fmt.Sprintf("etcd Version: %s\nGit SHA: none, this is muster\nGo Version: %s\nGo OS/Arch: %s/%s\n",
+		server.EtcdVersion, runtime.Version(), runtime.GOOS, runtime.GOARCH))
+	cmd.InitDefaultVersionFlag()
+	flags := cfg.AddFlags(cmd.Flags())
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		warnings, err := flags.Resolve(os.Environ())
+		if err != nil {
+			return usageError{err}
+		}
+		cfg.DNSRequired = flags.Given("dns-listen")
+		if !flags.Given("data-dir") && AsEtcd(os.Args[0]) {
+			cfg.DataDir = cfg.Name + ".etcd"
+		}
+		if err := cfg.Validate(); err != nil {
+			return usageError{err}
+		}
+		if cfg.Logger, err = server.NewLogger(os.Stderr, cfg.LogLevel, cfg.LogFormat); err != nil {
+			return usageError{err}
+		}
+		for _, w := range warnings {
+			cfg.Logger.Warn(w)
+		}
+		tuneRuntime()
+		return run(cmd.Context(), cfg)
+	}
+	return cmd
+}
+
+// tuneRuntime sets what belongs to the process rather than to a member. What
+// the user chose in the environment stays.
+func tuneRuntime() {
+	if os.Getenv("GOGC") == "" {
+		server.HoldGCHeadroom()
+	}
+	// With one P, each sync of the log leaves nobody to serve reads while the
+	// kernel writes: 10 to 24 % of a single core's throughput.
+	if os.Getenv("GOMAXPROCS") == "" && runtime.GOMAXPROCS(0) < 2 {
+		runtime.GOMAXPROCS(2)
+	}
+}
+
+// run serves until a signal or until the member can't go on.
+func run(ctx context.Context, cfg server.Config) error {
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	defer signal.Stop(signals)
+
+	// A signal while recovering ends that, too.
+	opening, opened := context.WithCancel(ctx)
+	type result struct {
+		s   *server.Server
+		err error
+	}
+	results := make(chan result, 1)
+	go func() {
+		s, err := server.Open(opening, cfg)
+		results <- result{s, err}
+	}()
+	var r result
+	select {
+	case r = <-results:
+	case sig := <-signals:
+		cfg.Logger.Info("received signal; giving up starting", "signal", sig.String())
+		opened()
+		select {
+		case r = <-results:
+		case <-signals:
+			os.Exit(1)
+		case <-time.After(closeTime):
+			return nil
+		}
+		if r.s == nil {
+			return nil
+		}
+		signals <- sig
+	}
+	defer opened()
+	if r.err != nil {
+		return r.err
+	}
+
+	var failure error
+	select {
+	case sig := <-signals:
+		cfg.Logger.Info("received signal; shutting down", "signal", sig.String())
+	case <-r.s.Failed():
+		failure = r.s.Err()
+	}
+	go func() {
+		<-signals
+		os.Exit(1)
+	}()
+	closing, done := context.WithTimeout(ctx, closeTime)
+	defer done()
+	if err := r.s.Close(closing); err != nil && failure == nil && !errors.Is(err, context.DeadlineExceeded) {
+		failure = err
+	}
+	return failure
+}

@@ -23,7 +23,7 @@ func (n *Node) Propose(ctx context.Context, kind machine.Kind, body []byte, user
 	}
 	w := waiterPool.Get().(*waiter)
 	w.deadline = n.now() + n.cfg.RequestTimeout
-	cmd := machine.Command{Kind: kind, Member: n.id, User: user, AuthRevision: authRevision, Body: body}
+	cmd := machine.Command{Kind: kind, Member: n.Member.ID, User: user, AuthRevision: authRevision, Body: body}
 	id, err := n.inbox.propose(&cmd, w)
 	if err != nil {
 		waiterPool.Put(w)
@@ -196,7 +196,7 @@ func (n *Node) changeMembers(ctx context.Context, c membership.Change) ([]member
 		waiterPool.Put(w)
 		return nil, err
 	}
-	cc, err := machine.ConfChangeContext(machine.Command{ID: id, Member: n.id, Time: n.cfg.Wall().UnixNano()}, c)
+	cc, err := machine.ConfChangeContext(machine.Command{ID: id, Member: n.Member.ID, Time: n.cfg.Wall().UnixNano()}, c)
 	if err != nil {
 		n.inbox.forget(id)
 		return nil, err
@@ -216,7 +216,7 @@ func (n *Node) changeMembers(ctx context.Context, c membership.Change) ([]member
 
 // TransferLeader hands leadership to another voter and waits until it is there.
 func (n *Node) TransferLeader(ctx context.Context, to uint64) error {
-	if n.Leader() != n.id {
+	if n.Leader() != n.Member.ID {
 		return ErrNotLeader
 	}
 	n.inbox.post(event{call: func(s *Stepper) { s.TransferLeader(to) }})
@@ -239,7 +239,7 @@ func (n *Node) TransferLeader(ctx context.Context, to uint64) error {
 // yieldLeadership moves leadership to the follower that is furthest along,
 // briefly: the cluster elects by itself if that does not work out.
 func (n *Node) yieldLeadership(ctx context.Context) {
-	if n.Leader() != n.id || len(n.Members()) < 2 {
+	if n.Leader() != n.Member.ID || len(n.Members()) < 2 {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
@@ -263,15 +263,15 @@ func (n *Node) Term() uint64 { return n.status.Load().term }
 func (n *Node) Leader() uint64 { return n.status.Load().leader }
 
 // ID is this member's id.
-func (n *Node) ID() uint64 { return n.id }
+func (n *Node) ID() uint64 { return n.Member.ID }
 
 // ClusterID is the cluster's id.
-func (n *Node) ClusterID() uint64 { return n.clusterID }
+func (n *Node) ClusterID() uint64 { return n.Member.ClusterID }
 
 // IsLearner reports whether this member has no vote yet.
 func (n *Node) IsLearner() bool {
 	for _, m := range n.Members() {
-		if m.ID == n.id {
+		if m.ID == n.Member.ID {
 			return m.IsLearner
 		}
 	}
@@ -280,9 +280,9 @@ func (n *Node) IsLearner() bool {
 
 // Status gathers what operators and Maintenance.Status ask for.
 func (n *Node) Status() Status {
-	st, v := n.status.Load(), n.view.Load()
+	st, v := n.status.Load(), n.View()
 	s := Status{
-		ID: n.id, ClusterID: n.clusterID, Leader: st.leader, Term: st.term, Role: roleName(st.role),
+		ID: n.Member.ID, ClusterID: n.Member.ClusterID, Leader: st.leader, Term: st.term, Role: roleName(st.role),
 		AppliedIndex: v.Index, AppliedTerm: v.Term, CommitIndex: max(v.Index, n.commit.Load()),
 		Learner: n.IsLearner(), Revision: v.KV.Rev(),
 		DBSize: v.Used, InUse: v.Used, Quota: v.Settings.Quota,
@@ -293,7 +293,7 @@ func (n *Node) Status() Status {
 	s.Pending = int64(len(n.inbox.waiters))
 	n.inbox.mu.Unlock()
 	for _, m := range v.Members {
-		if m.ID != n.id && !n.peers.ActiveSince(m.ID).IsZero() {
+		if m.ID != n.Member.ID && !n.peers.ActiveSince(m.ID).IsZero() {
 			s.ConnectedPeers++
 		}
 	}
@@ -330,7 +330,7 @@ func (n *Node) WaitReady(ctx context.Context) error {
 // publishSelf tells the cluster this member's name and client URLs, and tries
 // until it has been told.
 func (n *Node) publishSelf() {
-	body := machine.EncodeMemberAttributes(n.id, n.cfg.Name, n.cfg.ClientURLs)
+	body := machine.EncodeMemberAttributes(n.Member.ID, n.cfg.Name, n.cfg.ClientURLs)
 	retry := time.NewTicker(10 * n.cfg.Tick)
 	defer retry.Stop()
 	for n.ctx.Err() == nil {
@@ -352,7 +352,7 @@ func (n *Node) publishSelf() {
 
 func (n *Node) isPublished() bool {
 	for _, m := range n.Members() {
-		if m.ID == n.id {
+		if m.ID == n.Member.ID {
 			return m.Name == n.cfg.Name && equalSets(m.ClientURLs, n.cfg.ClientURLs)
 		}
 	}

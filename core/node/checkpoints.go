@@ -2,29 +2,23 @@ package node
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"time"
 
-	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/musterhq/muster/core/checkpoint"
 	"github.com/musterhq/muster/core/machine"
-	"github.com/musterhq/muster/core/mvcc"
-	"github.com/musterhq/muster/core/wal"
 )
-
-type watchView = mvcc.View
 
 const minCheckpointLog = 256 << 20
 
 // maybeCheckpoint starts a checkpoint if the log has grown enough since the
 // last one. It is called between batches, so the view stands at an entry's end.
 func (n *Node) maybeCheckpoint() {
-	v := n.view.Load()
+	v := n.View()
 	due := n.cfg.CheckpointBytes
 	if due == 0 {
 		due = max(minCheckpointLog, v.Used/4)
@@ -48,7 +42,7 @@ func (n *Node) maybeCheckpoint() {
 // checkpoint needs.
 func (n *Node) takeCheckpoint(ctx context.Context, v *machine.View, pace checkpoint.Pace) error {
 	began := n.now()
-	if err := saveCheckpoint(ctx, n.ckpts, v, pace); err != nil {
+	if err := n.Save(ctx, v, pace); err != nil {
 		return err
 	}
 	took := n.now() - began
@@ -56,8 +50,7 @@ func (n *Node) takeCheckpoint(ctx context.Context, v *machine.View, pace checkpo
 		f(took, v.Used)
 	}
 	n.cfg.Logger.Info("saved snapshot", "index", v.Index, "revision", v.KV.Rev(), "took", took.Round(time.Millisecond).String())
-	oldest := n.ckpts.Oldest()
-	n.disk.push(diskTask{call: func(l *wal.Log) error { return l.ReleaseBefore(oldest + 1) }})
+	n.disk.push(diskTask{call: n.ReleaseLog})
 	return nil
 }
 
@@ -73,19 +66,6 @@ func (n *Node) pace(ctx context.Context, written int) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-}
-
-// finalCheckpoint is taken when everything has stopped: the next start has
-// nothing to replay.
-func (n *Node) finalCheckpoint(ctx context.Context) error {
-	v := n.applier.Machine.Publish()
-	if newest, err := n.ckpts.Newest(); err == nil && newest.Index == v.Index {
-		return nil
-	}
-	if err := saveCheckpoint(ctx, n.ckpts, v, nil); err != nil {
-		return err
-	}
-	return n.log.ReleaseBefore(n.ckpts.Oldest() + 1)
 }
 
 func saveCheckpoint(ctx context.Context, d *checkpoint.Dir, v *machine.View, pace checkpoint.Pace) error {
@@ -124,28 +104,11 @@ func loadCheckpoint(d *checkpoint.Dir, cfg machine.Config, index, term uint64) (
 	return m, nil
 }
 
-func (n *Node) loadCheckpoint(index, term uint64) (*machine.Machine, error) {
-	return loadCheckpoint(n.ckpts, n.cfg.Machine, index, term)
-}
-
-// describeSnapshot answers raft when a follower needs more than the window
-// holds: the state as published now. The view is kept until it has been sent.
-// Loop only.
-func (n *Node) describeSnapshot() (*raftpb.Snapshot, error) {
-	v := n.view.Load()
-	if v.Index == 0 {
-		return nil, raft.ErrSnapshotTemporarilyUnavailable
-	}
-	n.offered = v
-	index, term := v.Index, v.Term
-	return &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{Index: &index, Term: &term, ConfState: v.ConfState}}, nil
-}
-
 // sendSnapshot streams the view that raft was told of to the follower that
 // needs it. Loop only; the streaming has a goroutine of its own.
 func (n *Node) sendSnapshot(m *raftpb.Message) {
-	to, v := m.GetTo(), n.offered
-	if v == nil || v.Index != m.GetSnapshot().GetMetadata().GetIndex() {
+	to, v := m.GetTo(), n.Offered(m)
+	if v == nil {
 		n.inbox.post(event{call: func(s *Stepper) { s.SnapshotSent(to, false) }})
 		return
 	}
@@ -179,17 +142,13 @@ func (p *peerHandler) ReceiveSnapshot(ctx context.Context, from uint64, header [
 	if err := proto.Unmarshal(header, m); err != nil {
 		return fmt.Errorf("%w: %w", errBadMessage, err)
 	}
-	md := m.GetSnapshot().GetMetadata()
-	if m.GetType() != raftpb.MessageType_MsgSnap || m.GetFrom() != from || md.GetIndex() == 0 {
+	if m.GetFrom() != from {
 		return errBadMessage
 	}
-	if md.GetIndex() <= p.view.Load().Index {
-		return errors.New("this member is already past that checkpoint")
-	}
-	p.cfg.Logger.Info("receiving a checkpoint", "from", formatID(from), "index", md.GetIndex())
-	if _, err := p.ckpts.Install(ctx, body, md.GetIndex(), md.GetTerm()); err != nil {
+	p.cfg.Logger.Info("receiving a checkpoint", "from", formatID(from), "index", m.GetSnapshot().GetMetadata().GetIndex())
+	if err := p.Install(ctx, m, body); err != nil {
 		return err
 	}
-	p.inbox.post(event{message: &Message{kind: msgRaft, Raft: m}, from: from})
+	p.inbox.post(event{message: RaftMessage(m), from: from})
 	return nil
 }

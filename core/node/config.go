@@ -42,6 +42,10 @@ type Config struct {
 	// (default 64 MiB/s).
 	PaceBytes int64
 
+	// KeepBytes of applied entries stay in memory for followers that lag a
+	// little (default 16 MiB).
+	KeepBytes int
+
 	RequestTimeout time.Duration // default 5 s + 2 election time-outs, as etcd
 
 	Logger  *slog.Logger
@@ -77,7 +81,7 @@ func (c *Config) setDefaults() error {
 		c.PaceBytes = 64 << 20
 	}
 	if c.RequestTimeout == 0 {
-		c.RequestTimeout = 5*time.Second + 2*c.Tick*time.Duration(c.ElectionTicks)
+		c.RequestTimeout = 5*time.Second + 2*c.electionTimeout()
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -87,3 +91,5 @@ func (c *Config) setDefaults() error {
 	}
 	return nil
 }
+
+func (c *Config) electionTimeout() time.Duration { return c.Tick * time.Duration(c.ElectionTicks) }

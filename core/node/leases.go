@@ -2,6 +2,8 @@ package node
 
 import (
 	"errors"
+	"maps"
+	"slices"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -66,7 +68,8 @@ func (l *leases) promote(now time.Duration, term uint64, table *lease.TableView,
 func (l *leases) demote(s *Stepper) {
 	l.active = false
 	l.lessor.Demote()
-	for t, r := range l.waiting {
+	for _, t := range slices.Sorted(maps.Keys(l.waiting)) {
+		r := l.waiting[t]
 		delete(l.waiting, t)
 		s.answer(r, refusedNoLeader, leaseReply{})
 	}
@@ -185,7 +188,8 @@ func (s *Stepper) receiveRenewReply(from uint64, m *Message) {
 
 // abandonSent ends questions to a leader that is no longer it.
 func (l *leases) abandonSent(s *Stepper, leader uint64) {
-	for t, q := range l.sent {
+	for _, t := range slices.Sorted(maps.Keys(l.sent)) {
+		q := l.sent[t]
 		if q.leader != leader {
 			delete(l.sent, t)
 			s.done(Completion{ID: t, Err: ErrNoLeader})
@@ -195,7 +199,8 @@ func (l *leases) abandonSent(s *Stepper, leader uint64) {
 
 // forgetOld drops questions whose answer was lost; their callers have timed out.
 func (l *leases) forgetOld(s *Stepper) {
-	for t, q := range l.sent {
+	for _, t := range slices.Sorted(maps.Keys(l.sent)) {
+		q := l.sent[t]
 		if s.now-q.at > maxAsked {
 			delete(l.sent, t)
 			s.done(Completion{ID: t, Err: ErrTimeout})

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -12,40 +11,32 @@ import (
 
 	"go.etcd.io/raft/v3"
 
-	"github.com/musterhq/muster/core/checkpoint"
-	"github.com/musterhq/muster/core/machine"
 	"github.com/musterhq/muster/core/membership"
+	"github.com/musterhq/muster/core/mvcc"
 	"github.com/musterhq/muster/core/replica"
 	"github.com/musterhq/muster/core/transport"
-	"github.com/musterhq/muster/core/wal"
 	"github.com/musterhq/muster/core/watch"
 )
 
 // Node is one running member. See the package documentation for who owns what.
 type Node struct {
-	cfg       Config
-	id        uint64
-	clusterID uint64
-	firstID   uint64
-	origin    time.Time // of the monotonic clock
+	*Member
+	cfg    Config
+	origin time.Time // of the monotonic clock
 
-	inbox   *inbox
-	view    atomic.Pointer[machine.View]
-	hub     *watch.Hub
-	status  atomic.Pointer[raftStatus]
-	solo    atomic.Bool
-	applier *Applier
-	log     *wal.Log
-	ckpts   *checkpoint.Dir
-	peers   *transport.Transport
-	unlock  io.Closer
+	inbox  *inbox
+	hub    *watch.Hub
+	status atomic.Pointer[raftStatus]
+	solo   atomic.Bool
+	peers  *transport.Transport
 
 	disk  *queue[diskTask]
 	apply *queue[*replica.ApplyTask]
 
+	writes []*replica.AppendTask // the disk goroutine's
+
 	barriers map[uint64]*barrier // the loop's: reads that wait, by ticket
 	ready    chan struct{}       // closed once this member serves
-	offered  *machine.View       // the loop's: state that raft was told a follower can have
 
 	commit, gap   atomic.Uint64
 	leaderChanges atomic.Int64
@@ -54,18 +45,19 @@ type Node struct {
 	checkpointing atomic.Bool
 	sends         sync.WaitGroup // checkpoints on their way to followers
 
-	ctx    context.Context
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
-	done   chan struct{}
-	fatal  atomic.Pointer[error]
-	close  sync.Once
+	ctx      context.Context
+	cancel   context.CancelFunc
+	wg       sync.WaitGroup
+	done     chan struct{}
+	fatal    atomic.Pointer[error]
+	close    sync.Once
+	released bool
 }
 
 // diskTask is one thing for the log's owner: a write, or a call on it.
 type diskTask struct {
 	append *replica.AppendTask
-	call   func(*wal.Log) error
+	call   func() error
 }
 
 // raftStatus is what the loop publishes for everybody else.
@@ -97,41 +89,29 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 	if err := cfg.setDefaults(); err != nil {
 		return nil, err
 	}
-	rec, err := recoverState(ctx, &cfg)
-	if err != nil {
-		return nil, err
-	}
 	n := &Node{
-		cfg: cfg, id: rec.id, clusterID: rec.clusterID, firstID: rec.firstID, origin: time.Now(),
-		inbox: newInbox(rec.firstID), log: rec.log, ckpts: rec.ckpts, unlock: rec.unlock,
+		cfg: cfg, origin: time.Now(),
 		disk: newQueue[diskTask](), apply: newQueue[*replica.ApplyTask](), done: make(chan struct{}),
 		barriers: map[uint64]*barrier{}, ready: make(chan struct{}),
 	}
-	n.ctx, n.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	view := rec.machine.Publish()
-	n.view.Store(view)
-	n.hub = watch.NewHub(view.KV.Rev(), func() *watchView { return n.view.Load().KV }, cfg.Watch)
-	n.applier = &Applier{
-		Machine: rec.machine, Hub: n.hub, Self: rec.id, FirstID: rec.firstID,
-		Publish: n.view.Store, Restore: n.loadCheckpoint,
-	}
-	n.logBytes.Store(rec.replayBytes)
-	r, err := replica.New(replica.Config{
-		ID: rec.id, HardState: rec.hard, ConfState: view.ConfState,
-		Start: rec.start, Entries: rec.entries, Applied: view.Index,
-		ElectionTicks: cfg.ElectionTicks, Logger: cfg.Logger,
-		Snapshot: n.describeSnapshot,
+	var err error
+	n.Member, err = OpenMember(ctx, cfg, func(m *Member) Hub {
+		v := m.View()
+		n.hub = watch.NewHub(v.KV.Rev(), func() *mvcc.View { return m.View().KV }, cfg.Watch)
+		return n.hub
+	}, func(firstID uint64) func() uint64 {
+		n.inbox = newInbox(firstID)
+		return n.inbox.id
 	})
 	if err != nil {
-		return nil, errors.Join(err, rec.log.Close(), rec.unlock.Close())
+		return nil, err
 	}
-	s := NewStepper(StepperConfig{
-		ID: rec.id, Replica: r, View: n.view.Load, NextID: n.inbox.id,
-		ElectionTimeout: cfg.Tick * time.Duration(cfg.ElectionTicks),
-	})
+	n.ctx, n.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	n.logBytes.Store(n.replay)
+	s := n.Step
 	n.status.Store(&raftStatus{term: s.Term()})
 	n.peers = transport.Open(transport.Config{
-		Listeners: cfg.PeerListeners, ClusterID: n.clusterID, Self: n.id,
+		Listeners: cfg.PeerListeners, ClusterID: n.Member.ClusterID, Self: n.Member.ID,
 		Handler: (*peerHandler)(n), Logger: cfg.Logger,
 	})
 	n.updatePeers()
@@ -175,7 +155,6 @@ func (n *Node) Err() error {
 // Close hands leadership over if it can, takes a checkpoint, so that the next
 // start has nothing to replay, and releases everything.
 func (n *Node) Close(ctx context.Context) error {
-	var errs []error
 	if n.Err() == nil {
 		n.yieldLeadership(ctx)
 	}
@@ -183,18 +162,17 @@ func (n *Node) Close(ctx context.Context) error {
 	n.peers.Close()
 	n.sends.Wait()
 	n.wg.Wait()
-	if n.unlock == nil {
+	if n.released {
 		return nil
 	}
+	n.released = true
 	if n.Err() == nil {
-		if err := n.finalCheckpoint(ctx); err != nil {
+		if err := n.SaveFinal(ctx); err != nil {
 			n.cfg.Logger.Warn("no checkpoint on close; the next start replays the log", "error", err)
 		}
 	}
 	n.hub.Close()
-	errs = append(errs, n.log.Close(), n.unlock.Close())
-	n.unlock = nil
-	return errors.Join(errs...)
+	return n.Release()
 }
 
 // runLoop owns the stepper.
@@ -203,7 +181,7 @@ func (n *Node) runLoop(s *Stepper) {
 	defer ticker.Stop()
 	defer n.closeBarriers()
 	var events []event
-	lone := len(n.view.Load().Members) == 1
+	lone := len(n.View().Members) == 1
 	if lone {
 		s.SetTime(n.now(), n.cfg.Wall().UnixNano())
 		s.Campaign()
@@ -318,39 +296,24 @@ func (n *Node) runDisk() {
 }
 
 func (n *Node) writeLog(tasks []diskTask) error {
-	sync := false
+	n.writes = n.writes[:0]
 	for _, t := range tasks {
-		if t.call != nil {
-			if err := t.call(n.log); err != nil {
-				return err
-			}
+		if t.append == nil {
 			continue
 		}
-		a := t.append
-		if a.Snapshot != nil {
-			md := a.Snapshot.GetMetadata()
-			if err := n.log.Reset(wal.Position{Index: md.GetIndex(), Term: md.GetTerm()}, a.HardState); err != nil {
-				return err
-			}
-		}
-		if len(a.Entries) > 0 || (a.HardState != nil && a.Snapshot == nil) {
-			if err := n.log.Append(a.HardState, a.Entries); err != nil {
-				return err
-			}
-		}
-		sync = sync || a.NeedsSync()
-		for _, e := range a.Entries {
+		n.writes = append(n.writes, t.append)
+		for _, e := range t.append.Entries {
 			n.logBytes.Add(int64(len(e.GetData())) + 32)
 		}
 	}
-	if sync {
-		if err := n.log.Sync(); err != nil {
-			return err
-		}
+	if err := n.Write(n.writes); err != nil {
+		return err
 	}
 	for _, t := range tasks {
 		if t.append != nil {
 			n.inbox.post(event{appended: t.append})
+		} else if err := t.call(); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -365,7 +328,7 @@ func (n *Node) runApply() {
 			return
 		}
 		for _, t := range tasks {
-			done, results, err := n.applier.Run(t)
+			done, results, err := n.Apply(t)
 			if err != nil {
 				n.stop(fmt.Errorf("apply: %w", err))
 				return
@@ -380,10 +343,10 @@ func (n *Node) runApply() {
 			}
 		}
 		n.maybeCheckpoint()
-		for n.apply.empty() && n.applier.Machine.Background(backgroundStep) {
+		for n.apply.empty() && n.Background(backgroundStep) {
 			runtime.Gosched()
 		}
-		n.applier.Machine.Background(backgroundStep) // also under steady load
+		n.Background(backgroundStep) // also under steady load
 	}
 }
 
@@ -393,8 +356,8 @@ const backgroundStep = 2000
 var ErrRemoved = errors.New("this member was removed from the cluster; its data directory is of no use to it any more")
 
 func (n *Node) removed() bool {
-	for _, m := range n.view.Load().Members {
-		if m.ID == n.id {
+	for _, m := range n.View().Members {
+		if m.ID == n.Member.ID {
 			return false
 		}
 	}
@@ -404,17 +367,14 @@ func (n *Node) removed() bool {
 // updatePeers tells the transport who belongs to the cluster now.
 func (n *Node) updatePeers() {
 	peers := map[uint64][]string{}
-	for _, m := range n.view.Load().Members {
+	for _, m := range n.View().Members {
 		peers[m.ID] = m.PeerURLs
 	}
 	n.peers.SetPeers(peers)
 }
 
 // Members are the cluster's members as this member knows them.
-func (n *Node) Members() []membership.Member { return n.view.Load().Members }
-
-// View is the newest published state: immutable, good for any number of readers.
-func (n *Node) View() *machine.View { return n.view.Load() }
+func (n *Node) Members() []membership.Member { return n.View().Members }
 
 // Hub is where watches are made.
 func (n *Node) Hub() *watch.Hub { return n.hub }
@@ -439,7 +399,7 @@ func (p *peerHandler) Unreachable(id uint64) {
 }
 
 func (p *peerHandler) IsMember(id uint64) bool {
-	for _, m := range p.view.Load().Members {
+	for _, m := range p.View().Members {
 		if m.ID == id {
 			return true
 		}

@@ -1,6 +1,8 @@
 package node
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -311,8 +313,12 @@ func (s *Stepper) settle(e *raftpb.Entry) {
 // leader's entry: they can no longer take effect there. They were sent once
 // only, so they never will.
 func (s *Stepper) settleReplaced() {
+	if len(s.inflight) == 0 {
+		return
+	}
 	applied := s.r.AppliedIndex()
-	for id, b := range s.inflight {
+	for _, id := range slices.Sorted(maps.Keys(s.inflight)) {
+		b := s.inflight[id]
 		if b.index != 0 && b.index <= applied && s.r.TermAt(b.index) != b.iterm {
 			delete(s.inflight, id)
 			s.fail(b, ErrLeaderChanged)
@@ -405,7 +411,8 @@ func (s *Stepper) noteRole() {
 // may not be in somebody's log: the caller learns that nobody knows. Batches
 // whose log position is known here wait on: they will be applied or replaced.
 func (s *Stepper) abandonSent() {
-	for id, b := range s.inflight {
+	for _, id := range slices.Sorted(maps.Keys(s.inflight)) {
+		b := s.inflight[id]
 		if b.term < s.term && b.index == 0 {
 			delete(s.inflight, id)
 			s.fail(b, ErrLeaderChanged)

@@ -75,13 +75,14 @@ func (l *Loader) Finish(rev, compactRev int64) (*Store, error) {
 		if e.tombstone() {
 			seq |= tombItem
 		}
-		items = append(items, loaded{keyPart8(e.key(), len(l.prefix)), seq, false})
+		depth := len(l.prefix)
+		items = append(items, loaded{part: keyPart8(e.key(), depth), ref: seq, depth: uint32(depth)})
 		return true
 	})
 	sortByPart(&s.h, items, len(l.prefix))
-	refs := s.link(items)
+	items = s.link(items)
 	s.account()
-	s.index.build(&s.h, refs)
+	s.index.build(&s.h, items)
 	s.live = int64(s.index.root.live())
 	s.physical.state = sweeping
 	for s.CompactStep(math.MaxInt) {
@@ -91,16 +92,18 @@ func (l *Loader) Finish(rev, compactRev int64) (*Store, error) {
 
 // loaded is one record while its place in key order is found.
 type loaded struct {
-	part  uint64
+	part  uint64 // eight bytes of the key
 	ref   uint64
-	again bool // same key as the item before it
+	depth uint32 // where in the key they begin
+	again bool   // same key as the item before it
 }
 
-// link connects the versions of each key, which are neighbours, marks the dead, and returns the index's references in
-// key order.
-func (s *Store) link(items []loaded) []uint64 {
+// link connects the versions of each key, which are neighbours, marks the dead, and returns the newest of each key,
+// reusing items.
+func (s *Store) link(items []loaded) []loaded {
 	h := &s.h
-	refs := make([]uint64, 0, len(items))
+	n := 0
+	var before uint64
 	for i, it := range items {
 		newest := i+1 == len(items) || !items[i+1].again
 		if it.again || it.ref&tombItem != 0 {
@@ -111,10 +114,9 @@ func (s *Store) link(items []loaded) []uint64 {
 			e := h.chunkAt(p.chunk).entry(p.i)
 			main := e.main()
 			if it.again {
-				prev := items[i-1].ref &^ tombItem
-				e.setPrev(prev)
+				e.setPrev(before)
 				if main <= s.compactRev {
-					if p, ok := h.locate(prev); ok {
+					if p, ok := h.locate(before); ok {
 						h.kill(p)
 					}
 				}
@@ -124,11 +126,13 @@ func (s *Store) link(items []loaded) []uint64 {
 				newest = false // a key whose newest version is a dead tombstone is forgotten
 			}
 		}
+		before = it.ref &^ tombItem
 		if newest {
-			refs = append(refs, it.ref)
+			items[n] = it
+			n++
 		}
 	}
-	return refs
+	return items[:n]
 }
 
 // account writes into each entry what compaction there would release.
@@ -198,7 +202,7 @@ func sortTies(h *history, items []loaded, depth int) {
 		}
 	case len(items) > 16 && common > depth:
 		for i := range items {
-			items[i].part = keyPart8(h.newest(items[i].ref).key(), common)
+			items[i].part, items[i].depth = keyPart8(h.newest(items[i].ref).key(), common), uint32(common)
 		}
 		sortByPart(h, items, common)
 	default:
@@ -215,19 +219,29 @@ func sortTies(h *history, items []loaded, depth int) {
 	}
 }
 
-// build makes the tree of references in key order, each node nearly full.
-func (t *tree) build(h *history, refs []uint64) {
+// build makes the tree of items in key order, each node nearly full.
+func (t *tree) build(h *history, items []loaded) {
 	const fill = fan * 7 / 8
-	if len(refs) == 0 {
+	if len(items) == 0 {
 		return
 	}
 	var level []*node
 	var seps []string // seps[i] is before level[i]
 	var last []byte   // key before the next leaf
-	for i := range parts(len(refs), fill) {
+	for i := range parts(len(items), fill) {
 		nd := &node{epoch: t.epoch}
-		nd.n = uint32(copy(nd.refs[:], refs[i.lo:i.hi]))
-		nd.rekey(h)
+		for k, it := range items[i.lo:i.hi] {
+			nd.refs[k] = it.ref
+		}
+		nd.n = uint32(i.hi - i.lo)
+		nd.skip = uint32(nd.prefix(h))
+		for k, it := range items[i.lo:i.hi] {
+			if nd.skip >= it.depth && nd.skip <= it.depth+4 { // what the sort fetched will do
+				nd.parts[k] = uint32(it.part << (8 * (nd.skip - it.depth)) >> 32)
+			} else {
+				nd.parts[k] = keyPart(h.newest(it.ref).key(), int(nd.skip))
+			}
+		}
 		sep := ""
 		if i.lo > 0 {
 			sep = separator(last, h.newest(nd.refs[0]).key())

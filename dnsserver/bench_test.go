@@ -53,3 +53,16 @@ func BenchmarkServeUncached(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkServeUnusual is a query that miekg/dns has to unpack.
+func BenchmarkServeUnusual(b *testing.B) {
+	r := loop(b, sourceOf(catalog.NewSnapshot(7, copies("web", 3, false)...)), false)
+	msg := packed(b, "web.svc.muster.internal.", dns.TypeSRV, edns(1232), func(m *dns.Msg) {
+		m.IsEdns0().Option = append(m.IsEdns0().Option, &dns.EDNS0_NSID{Code: dns.EDNS0NSID})
+	})
+	out := make([]byte, maxUDP)
+	b.ReportAllocs()
+	for b.Loop() {
+		r.serve(msg, out)
+	}
+}

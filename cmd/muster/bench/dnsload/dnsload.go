@@ -187,7 +187,7 @@ const maxQuery = 12 + 255 + 4 + 11
 const maxReply = 4096
 
 func (w *worker) run(ctx context.Context) error {
-	defer w.conn.Close()
+	defer func() { _ = w.conn.Close() }()
 	for i := range w.slots {
 		w.slots[i].id = uint16(i)
 		w.free = append(w.free, uint16(i))

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"net"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -313,4 +315,79 @@ func only(t *testing.T, s iter.Seq2[WatchBatch, error]) iter.Seq[WatchBatch] {
 			}
 		}
 	}
+}
+
+// mute is a connection over which, once asked, nothing comes any more though it stays open.
+type mute struct {
+	net.Conn
+	on     *atomic.Bool
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (c *mute) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if c.on.Load() {
+		<-c.closed
+		return 0, net.ErrClosed
+	}
+	return n, err
+}
+
+func (c *mute) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
+}
+
+func TestWatchLeavesADeadConnectionWithinThirteenSeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		wait := func(_ *pb.WatchCreateRequest, s pb.Watch_WatchServer) error {
+			<-s.Context().Done()
+			return nil
+		}
+		dead, other := scripted(4, wait), scripted(9, func(_ *pb.WatchCreateRequest, s pb.Watch_WatchServer) error {
+			return errors.Join(s.Send(events(9)), errBroken)
+		})
+		for _, m := range []*fakeMember{dead, other} {
+			m.start()
+			defer m.stop()
+		}
+		var silent atomic.Bool
+		c, err := Open(t.Context(), Config{
+			Endpoints: []string{"dead:1"},
+			Dial: func(ctx context.Context, addr string) (net.Conn, error) {
+				if addr != "dead:1" {
+					return other.dial(ctx)
+				}
+				if silent.Load() {
+					<-ctx.Done()
+					return nil, ctx.Err()
+				}
+				conn, err := dead.dial(ctx)
+				return &mute{Conn: conn, on: &silent, closed: make(chan struct{})}, err
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		var begun time.Time
+		for b, err := range c.Watch(t.Context(), "k", WithCreatedNotify()) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if b.Created {
+				if err := c.SetEndpoints("dead:1", "other:1"); err != nil {
+					t.Fatal(err)
+				}
+				silent.Store(true)
+				begun = time.Now()
+				continue
+			}
+			break
+		}
+		if took := time.Since(begun); took > 14*time.Second {
+			t.Errorf("moved after %v; want gRPC's ping to find out within 13s", took)
+		}
+	})
 }

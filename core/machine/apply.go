@@ -138,20 +138,22 @@ func (m *Machine) applyDelete(body []byte, want bool) ([]byte, error) {
 }
 
 func (m *Machine) applyTxn(body []byte, member uint64, want bool) ([]byte, error) {
-	var r pb.TxnRequest
-	if err := proto.Unmarshal(body, &r); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
-	}
-	if err := CheckTxn(&r, int(m.settings.MaxTxnOps)); err != nil {
+	r := &m.txn
+	r.reset()
+	if err := r.parse(body, 0); err != nil {
 		return nil, err
 	}
-	if err := m.admit(costTxn(&r), member); err != nil {
+	if err := r.check(int(m.settings.MaxTxnOps)); err != nil {
+		return nil, err
+	}
+	if err := m.admit(r.cost(), member); err != nil {
 		return nil, err
 	}
 	w := m.begin()
-	t := txnRun{state: w, leases: m.leases, rev: m.kv.Rev(), compactRev: m.kv.CompactRev()}
-	t.choose(&r)
-	if err := t.check(&r); err != nil {
+	t := &m.txnRun
+	*t = txnRun{state: w.Tx, leases: m.leases, rev: m.kv.Rev(), compactRev: m.kv.CompactRev(), path: t.path[:0]}
+	t.choose(r)
+	if err := t.check(r); err != nil {
 		w.commit() // nothing was written
 		return nil, err
 	}
@@ -160,7 +162,7 @@ func (m *Machine) applyTxn(body []byte, member uint64, want bool) ([]byte, error
 	if want {
 		reply = make([]byte, 0, 128)
 	}
-	reply, err := t.execute(reply, &r, w, want)
+	reply, err := t.execute(reply, r, w, want)
 	if err != nil {
 		// check has seen to it that this can't be; half a txn must not be committed.
 		panic(fmt.Sprintf("machine: txn failed after it was checked: %v", err))
@@ -259,10 +261,13 @@ type writeTx struct {
 	m *Machine
 }
 
-func (m *Machine) begin() writeTx { return writeTx{Tx: m.kv.Begin(), m: m} }
+func (m *Machine) begin() *writeTx {
+	m.tx = writeTx{Tx: m.kv.Begin(), m: m}
+	return &m.tx
+}
 
 // put writes one key, whose request has been checked, and moves it between leases.
-func (w writeTx) put(p *putRequest) (prev mvcc.Record) {
+func (w *writeTx) put(p *putRequest) (prev mvcc.Record) {
 	value, leaseID := p.value, p.lease
 	if p.ignoreValue || p.ignoreLease {
 		// In a txn the key that was there when it was checked may be gone again, by an
@@ -293,7 +298,7 @@ func (w writeTx) put(p *putRequest) (prev mvcc.Record) {
 }
 
 // deleteRange deletes keys and detaches them; visit may be nil.
-func (w writeTx) deleteRange(key, end []byte, visit func(prev mvcc.Record)) int64 {
+func (w *writeTx) deleteRange(key, end []byte, visit func(prev mvcc.Record)) int64 {
 	return w.DeleteRange(key, end, func(prev mvcc.Record) {
 		if id := prev.Lease(); id != 0 {
 			w.m.leases.Detach(prev.Key(), id)
@@ -305,7 +310,7 @@ func (w writeTx) deleteRange(key, end []byte, visit func(prev mvcc.Record)) int6
 }
 
 // revoke removes a lease and deletes its keys.
-func (w writeTx) revoke(id int64) error {
+func (w *writeTx) revoke(id int64) error {
 	keys, err := w.m.leases.Revoke(id)
 	if err != nil {
 		return err
@@ -319,7 +324,7 @@ func (w writeTx) revoke(id int64) error {
 }
 
 // commit ends the transaction and takes its events into hash and queue.
-func (w writeTx) commit() {
+func (w *writeTx) commit() {
 	rev, events := w.Commit()
 	for i := range events {
 		tag := effectPut

@@ -1,11 +1,13 @@
 package machine
 
 import (
+	"bytes"
 	"fmt"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"github.com/musterhq/muster/core/interval"
+	"github.com/musterhq/muster/core/mvcc"
 )
 
 // The checks of a request's form need no state. core/rpc makes them before it
@@ -30,23 +32,20 @@ func (p *putRequest) check() error {
 	return nil
 }
 
-func putOf(r *pb.PutRequest) putRequest {
-	return putRequest{
-		key: r.GetKey(), value: r.GetValue(), lease: r.GetLease(),
-		prevKV: r.GetPrevKv(), ignoreValue: r.GetIgnoreValue(), ignoreLease: r.GetIgnoreLease(),
-	}
-}
-
 // CheckRange refuses a range without a key or with an unknown order.
 func CheckRange(r *pb.RangeRequest) error {
-	if len(r.GetKey()) == 0 {
+	o := RangeOptions(r)
+	return checkRange(&o)
+}
+
+func checkRange(o *mvcc.RangeOptions) error {
+	switch {
+	case len(o.Key) == 0:
 		return ErrEmptyKey
-	}
-	if o := r.GetSortOrder(); o < pb.RangeRequest_NONE || o > pb.RangeRequest_DESCEND {
-		return fmt.Errorf("%w: order %d", ErrInvalidSortOption, o)
-	}
-	if t := r.GetSortTarget(); t < pb.RangeRequest_KEY || t > pb.RangeRequest_VALUE {
-		return fmt.Errorf("%w: target %d", ErrInvalidSortOption, t)
+	case o.Order < mvcc.OrderNone || o.Order > mvcc.OrderDescend:
+		return fmt.Errorf("%w: order %d", ErrInvalidSortOption, o.Order)
+	case o.SortBy < mvcc.SortKey || o.SortBy > mvcc.SortValue:
+		return fmt.Errorf("%w: target %d", ErrInvalidSortOption, o.SortBy)
 	}
 	return nil
 }
@@ -61,12 +60,17 @@ func CheckDelete(r *pb.DeleteRangeRequest) error {
 
 // CheckTxn refuses a txn with too many operations, with a bad one, or with a key
 // that would be written twice.
-func CheckTxn(r *pb.TxnRequest, maxOps int) error {
-	if err := checkOps(r, maxOps); err != nil {
+func CheckTxn(r *pb.TxnRequest, maxOps int) error { return txnOf(r).check(maxOps) }
+
+func (t *txnRequest) check(maxOps int) error {
+	if err := t.checkOps(maxOps); err != nil {
 		return err
 	}
-	for _, branch := range [...][]*pb.RequestOp{r.Success, r.Failure} {
-		if _, err := collectWrites(branch); err != nil {
+	for _, ops := range [...][]operation{t.success, t.failure} {
+		if !severalWrites(ops) {
+			continue
+		}
+		if _, err := collectWrites(ops); err != nil {
 			return err
 		}
 	}
@@ -74,21 +78,21 @@ func CheckTxn(r *pb.TxnRequest, maxOps int) error {
 }
 
 // checkOps checks each operation. A txn weighs as much as the longest of its
-// lists; what is left of the limit is for the txns nested in it, which bounds
-// their depth as well.
-func checkOps(r *pb.TxnRequest, maxOps int) error {
-	weight := max(len(r.GetCompare()), len(r.GetSuccess()), len(r.GetFailure()))
+// lists; what is left of the limit is for each of the txns nested in it, which
+// bounds their depth as well.
+func (t *txnRequest) checkOps(maxOps int) error {
+	weight := max(len(t.compare), len(t.success), len(t.failure))
 	if weight > maxOps {
 		return fmt.Errorf("%w: %d, at most %d", ErrTooManyOps, weight, maxOps)
 	}
-	for _, c := range r.GetCompare() {
-		if len(c.GetKey()) == 0 {
+	for i := range t.compare {
+		if len(t.compare[i].key) == 0 {
 			return ErrEmptyKey
 		}
 	}
-	for _, branch := range [...][]*pb.RequestOp{r.GetSuccess(), r.GetFailure()} {
-		for _, op := range branch {
-			if err := checkOp(op, maxOps-weight); err != nil {
+	for _, ops := range [...][]operation{t.success, t.failure} {
+		for i := range ops {
+			if err := ops[i].check(maxOps - weight); err != nil {
 				return err
 			}
 		}
@@ -96,16 +100,19 @@ func checkOps(r *pb.TxnRequest, maxOps int) error {
 	return nil
 }
 
-func checkOp(op *pb.RequestOp, maxOps int) error {
-	switch o := op.GetRequest().(type) {
-	case *pb.RequestOp_RequestRange:
-		return CheckRange(o.RequestRange)
-	case *pb.RequestOp_RequestPut:
-		return CheckPut(o.RequestPut)
-	case *pb.RequestOp_RequestDeleteRange:
-		return CheckDelete(o.RequestDeleteRange)
-	case *pb.RequestOp_RequestTxn:
-		return checkOps(o.RequestTxn, maxOps)
+func (o *operation) check(maxOps int) error {
+	switch o.kind {
+	case opRange:
+		return checkRange(&o.rng)
+	case opPut:
+		return o.put.check()
+	case opDelete:
+		if len(o.del.key) == 0 {
+			return ErrEmptyKey
+		}
+		return nil
+	case opTxn:
+		return o.txn.checkOps(maxOps)
 	}
 	return fmt.Errorf("%w: empty operation", ErrKeyNotFound) // etcd's answer
 }
@@ -125,11 +132,14 @@ func (w *writes) has(key string) bool {
 	return w.dels.Len() > 0 && w.dels.Intersects(interval.Point([]byte(key)))
 }
 
+func (w *writes) addDelete(d *deleteRequest) {
+	if !bytes.Equal(d.end, []byte{0}) {
+		w.dels.Insert(interval.Of(d.key, d.end), struct{}{})
+	}
+}
+
 // addAll takes in what a nested txn writes: the smaller set goes into the larger.
 func (w *writes) addAll(o *writes) {
-	if o == nil {
-		return
-	}
 	if len(o.puts) > len(w.puts) {
 		w.puts, o.puts = o.puts, w.puts
 	}
@@ -150,36 +160,28 @@ func (w *writes) addAll(o *writes) {
 // deleted. The branches of one nested txn exclude each other, so a key may be
 // put in both; deletes may overlap. Exactly as in etcd, the puts of a nested txn
 // are held against the deletes of this list and of the nested txns before it, not
-// of those after it; this list's own puts against everything. Nil stands for no
-// writes.
-func collectWrites(ops []*pb.RequestOp) (*writes, error) {
-	if !severalWrites(ops) {
-		return soleWrite(ops), nil
-	}
+// of those after it; this list's own puts against everything.
+func collectWrites(ops []operation) (*writes, error) {
 	w := &writes{puts: make(map[string]struct{})}
-	for _, op := range ops {
-		if d := op.GetRequestDeleteRange(); d != nil && !(len(d.RangeEnd) == 1 && d.RangeEnd[0] == 0) {
-			w.dels.Insert(interval.Of(d.Key, d.RangeEnd), struct{}{})
+	for i := range ops {
+		if ops[i].kind == opDelete {
+			w.addDelete(&ops[i].del)
 		}
 	}
-	for _, op := range ops {
-		t := op.GetRequestTxn()
-		if t == nil {
+	for i := range ops {
+		if ops[i].kind != opTxn {
 			continue
 		}
-		then, err := collectWrites(t.Success)
+		then, err := collectWrites(ops[i].txn.success)
 		if err != nil {
 			return nil, err
 		}
-		otherwise, err := collectWrites(t.Failure)
+		otherwise, err := collectWrites(ops[i].txn.failure)
 		if err != nil {
 			return nil, err
 		}
-		for _, branch := range [...]*writes{then, otherwise} {
-			if branch == nil {
-				continue
-			}
-			for k := range branch.puts {
+		for _, nested := range [...]*writes{then, otherwise} {
+			for k := range nested.puts {
 				if w.has(k) {
 					return nil, ErrDuplicateKey // which key comes first is chance: it isn't named
 				}
@@ -188,42 +190,30 @@ func collectWrites(ops []*pb.RequestOp) (*writes, error) {
 		w.addAll(then)
 		w.addAll(otherwise)
 	}
-	for _, op := range ops {
-		if p := op.GetRequestPut(); p != nil {
-			if w.has(string(p.Key)) {
-				return nil, fmt.Errorf("%w: %q", ErrDuplicateKey, p.Key)
-			}
-			w.puts[string(p.Key)] = struct{}{}
+	for i := range ops {
+		if ops[i].kind != opPut {
+			continue
 		}
+		key := string(ops[i].put.key)
+		if w.has(key) {
+			return nil, fmt.Errorf("%w: %q", ErrDuplicateKey, key)
+		}
+		w.puts[key] = struct{}{}
 	}
 	return w, nil
 }
 
 // severalWrites reports whether ops could write anything twice at all. Most
 // txns can't, and are spared the bookkeeping.
-func severalWrites(ops []*pb.RequestOp) bool {
+func severalWrites(ops []operation) bool {
 	n := 0
-	for _, op := range ops {
-		switch op.GetRequest().(type) {
-		case *pb.RequestOp_RequestTxn:
+	for i := range ops {
+		switch ops[i].kind {
+		case opTxn:
 			return true
-		case *pb.RequestOp_RequestPut, *pb.RequestOp_RequestDeleteRange:
+		case opPut, opDelete:
 			n++
 		}
 	}
 	return n > 1
-}
-
-func soleWrite(ops []*pb.RequestOp) *writes {
-	for _, op := range ops {
-		if p := op.GetRequestPut(); p != nil {
-			return &writes{puts: map[string]struct{}{string(p.Key): {}}}
-		}
-		if d := op.GetRequestDeleteRange(); d != nil && !(len(d.RangeEnd) == 1 && d.RangeEnd[0] == 0) {
-			w := &writes{puts: make(map[string]struct{})}
-			w.dels.Insert(interval.Of(d.Key, d.RangeEnd), struct{}{})
-			return w
-		}
-	}
-	return nil
 }

@@ -50,6 +50,11 @@ type Machine struct {
 	hash        runningHash
 	recent      hashLog
 
+	// Used again for each command, to spare allocations.
+	tx     writeTx
+	txn    txnRequest
+	txnRun txnRun
+
 	// What was done since the owner last asked.
 	events       []mvcc.Event
 	leaseEffects []LeaseEffect

@@ -16,18 +16,16 @@ const (
 
 func costPut(key, value int) int64 { return int64(putCost + key + value) }
 
-// costTxn is what the dearer branch of a txn may take.
-func costTxn(r *pb.TxnRequest) int64 {
-	return max(costOps(r.GetSuccess()), costOps(r.GetFailure()))
-}
+// cost is what the dearer branch of a txn may take.
+func (t *txnRequest) cost() int64 { return max(costOps(t.success), costOps(t.failure)) }
 
-func costOps(ops []*pb.RequestOp) (n int64) {
-	for _, op := range ops {
-		switch o := op.GetRequest().(type) {
-		case *pb.RequestOp_RequestPut:
-			n += costPut(len(o.RequestPut.GetKey()), len(o.RequestPut.GetValue()))
-		case *pb.RequestOp_RequestTxn:
-			n += costTxn(o.RequestTxn)
+func costOps(ops []operation) (n int64) {
+	for i := range ops {
+		switch o := &ops[i]; o.kind {
+		case opPut:
+			n += costPut(len(o.put.key), len(o.put.value))
+		case opTxn:
+			n += o.txn.cost()
 		}
 	}
 	return n

@@ -5,6 +5,7 @@ import (
 	"cmp"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/musterhq/muster/core/lease"
 	"github.com/musterhq/muster/core/mvcc"
@@ -38,61 +39,62 @@ type txnRun struct {
 }
 
 // choose settles the path.
-func (t *txnRun) choose(r *pb.TxnRequest) {
+func (t *txnRun) choose(r *txnRequest) {
 	ok := true
-	for _, c := range r.Compare {
-		if !t.holds(c) {
+	for i := range r.compare {
+		if !t.holds(&r.compare[i]) {
 			ok = false
 			break
 		}
 	}
 	t.path = append(t.path, ok)
-	for _, op := range branch(r, ok) {
-		if nested := op.GetRequestTxn(); nested != nil {
-			t.choose(nested)
+	ops := r.branch(ok)
+	for i := range ops {
+		if ops[i].kind == opTxn {
+			t.choose(ops[i].txn)
 		}
 	}
 }
 
-func branch(r *pb.TxnRequest, ok bool) []*pb.RequestOp {
+func (r *txnRequest) branch(ok bool) []operation {
 	if ok {
-		return r.Success
+		return r.success
 	}
-	return r.Failure
+	return r.failure
 }
 
 // take walks the path: it says whether the txn that is met now succeeds and
 // gives the operations it executes.
-func (t *txnRun) take(r *pb.TxnRequest) (bool, []*pb.RequestOp) {
+func (t *txnRun) take(r *txnRequest) (bool, []operation) {
 	ok := t.path[t.next]
 	t.next++
-	return ok, branch(r, ok)
+	return ok, r.branch(ok)
 }
 
 // holds evaluates one comparison. All keys of a range have to match; a missing
 // key compares as zeros, except that comparing its value never holds.
-func (t *txnRun) holds(c *pb.Compare) bool {
-	if len(c.RangeEnd) == 0 {
-		r, ok := t.state.Get(c.Key)
-		return compare(c, r, ok)
+func (t *txnRun) holds(c *comparison) bool {
+	if len(c.end) == 0 {
+		r, ok := t.state.Get(c.key)
+		return c.holdsFor(r, ok)
 	}
-	res, err := t.state.Range(mvcc.RangeOptions{Key: c.Key, End: c.RangeEnd})
+	res, err := t.state.Range(mvcc.RangeOptions{Key: c.key, End: c.end})
 	if err != nil {
 		return false
 	}
 	if len(res.KVs) == 0 {
-		return compare(c, nil, false)
+		return c.holdsFor(nil, false)
 	}
 	for _, r := range res.KVs {
-		if !compare(c, r, true) {
+		if !c.holdsFor(r, true) {
 			return false
 		}
 	}
 	return true
 }
 
-func compare(c *pb.Compare, r mvcc.Record, exists bool) bool {
-	if !exists && c.Target == pb.Compare_VALUE {
+func (c *comparison) holdsFor(r mvcc.Record, exists bool) bool {
+	if !exists && c.target == pb.Compare_VALUE {
 		return false
 	}
 	var kv mvcc.KV
@@ -100,19 +102,19 @@ func compare(c *pb.Compare, r mvcc.Record, exists bool) bool {
 		kv = r.Decode()
 	}
 	var result int
-	switch c.Target {
+	switch c.target {
 	case pb.Compare_VALUE:
-		result = bytes.Compare(kv.Value, c.GetValue())
+		result = bytes.Compare(kv.Value, c.value())
 	case pb.Compare_CREATE:
-		result = cmp.Compare(kv.CreateRevision, c.GetCreateRevision())
+		result = cmp.Compare(kv.CreateRevision, c.operand(unionCreate))
 	case pb.Compare_MOD:
-		result = cmp.Compare(kv.ModRevision, c.GetModRevision())
+		result = cmp.Compare(kv.ModRevision, c.operand(unionMod))
 	case pb.Compare_VERSION:
-		result = cmp.Compare(kv.Version, c.GetVersion())
+		result = cmp.Compare(kv.Version, c.operand(unionVersion))
 	case pb.Compare_LEASE:
-		result = cmp.Compare(kv.Lease, c.GetLease())
+		result = cmp.Compare(kv.Lease, c.operand(unionLease))
 	}
-	switch c.Result {
+	switch c.result {
 	case pb.Compare_EQUAL:
 		return result == 0
 	case pb.Compare_NOT_EQUAL:
@@ -126,18 +128,17 @@ func compare(c *pb.Compare, r mvcc.Record, exists bool) bool {
 }
 
 // check refuses what the state before the txn doesn't allow.
-func (t *txnRun) check(r *pb.TxnRequest) error {
+func (t *txnRun) check(r *txnRequest) error {
 	_, ops := t.take(r)
-	for _, op := range ops {
+	for i := range ops {
 		var err error
-		switch o := op.Request.(type) {
-		case *pb.RequestOp_RequestRange:
-			err = t.checkRevision(o.RequestRange.Revision)
-		case *pb.RequestOp_RequestPut:
-			p := putOf(o.RequestPut)
-			err = checkPutState(t.state, t.leases, &p)
-		case *pb.RequestOp_RequestTxn:
-			err = t.check(o.RequestTxn)
+		switch o := &ops[i]; o.kind {
+		case opRange:
+			err = t.checkRevision(o.rng.Rev)
+		case opPut:
+			err = checkPutState(t.state, t.leases, &o.put)
+		case opTxn:
+			err = t.check(o.txn)
 		}
 		if err != nil {
 			return err
@@ -175,20 +176,8 @@ func checkPutState(state reader, leases leaseReader, p *putRequest) error {
 	return nil
 }
 
-// RangeOptions says in mvcc's terms what a range request asks for.
-func RangeOptions(r *pb.RangeRequest) mvcc.RangeOptions {
-	return mvcc.RangeOptions{
-		Key: r.GetKey(), End: r.GetRangeEnd(), Rev: r.GetRevision(), Limit: r.GetLimit(),
-		CountOnly: r.GetCountOnly(), KeysOnly: r.GetKeysOnly(),
-		MinMod: r.GetMinModRevision(), MaxMod: r.GetMaxModRevision(),
-		MinCreate: r.GetMinCreateRevision(), MaxCreate: r.GetMaxCreateRevision(),
-		SortBy: mvcc.SortTarget(r.GetSortTarget()), Order: mvcc.SortOrder(r.GetSortOrder()),
-	}
-}
-
 // writer executes the writes of a txn; nil in one that only reads.
 type writer interface {
-	reader
 	Rev() int64
 	put(p *putRequest) (prev mvcc.Record)
 	deleteRange(key, end []byte, visit func(prev mvcc.Record)) int64
@@ -196,68 +185,58 @@ type writer interface {
 
 // execute runs the branch taken and appends the txn's response without its
 // header. With want unset it makes no response and skips the reads.
-func (t *txnRun) execute(b []byte, r *pb.TxnRequest, w writer, want bool) ([]byte, error) {
+func (t *txnRun) execute(b []byte, r *txnRequest, w writer, want bool) ([]byte, error) {
 	ok, ops := t.take(r)
-	if want {
-		b = appendBool(b, 2, ok)
+	if !want {
+		return nil, t.executeSilently(ops, w)
 	}
-	for _, op := range ops {
-		var err error
-		var at, inner int
-		if want {
-			b, at = open(b, 3)
-		}
-		switch o := op.Request.(type) {
-		case *pb.RequestOp_RequestRange:
-			if !want {
-				continue
-			}
-			b, inner = open(b, 1)
-			if b, err = t.appendRange(b, o.RequestRange); err != nil {
+	b = appendBool(b, 2, ok)
+	for i := range ops {
+		o := &ops[i]
+		var outer, inner int
+		b, outer = open(b, 3)
+		b, inner = open(b, protowire.Number(o.kind))
+		switch o.kind {
+		case opRange:
+			res, err := t.state.Range(o.rng)
+			if err != nil {
 				return nil, err
 			}
-		case *pb.RequestOp_RequestPut:
-			p := putOf(o.RequestPut)
-			prev := w.put(&p)
-			if !want {
-				continue
-			}
-			b, inner = open(b, 2)
+			b = AppendRangeBody(appendRevision(b, res.Rev), res, o.rng.KeysOnly)
+		case opPut:
+			prev := w.put(&o.put)
 			b = appendRevision(b, w.Rev())
-			if p.prevKV && prev != nil {
+			if o.put.prevKV && prev != nil {
 				b = appendBytes(b, 2, prev)
 			}
-		case *pb.RequestOp_RequestDeleteRange:
-			d := deleteRequest{key: o.RequestDeleteRange.Key, end: o.RequestDeleteRange.RangeEnd, prevKV: o.RequestDeleteRange.PrevKv}
-			if !want {
-				w.deleteRange(d.key, d.end, nil)
-				continue
-			}
-			b, inner = open(b, 3)
-			b = d.execute(b, w, true)
-		case *pb.RequestOp_RequestTxn:
-			if want {
-				b, inner = open(b, 4)
-				b = appendBytes(b, 1, nil) // etcd leaves a nested txn's header empty
-			}
-			if b, err = t.execute(b, o.RequestTxn, w, want); err != nil {
+		case opDelete:
+			b = o.del.execute(b, w, true)
+		case opTxn:
+			var err error
+			b = appendBytes(b, 1, nil) // etcd leaves a nested txn's header empty
+			if b, err = t.execute(b, o.txn, w, true); err != nil {
 				return nil, err
 			}
-			if !want {
-				continue
-			}
 		}
-		b = shut(shut(b, inner), at)
+		b = shut(shut(b, inner), outer)
 	}
 	return b, nil
 }
 
-func (t *txnRun) appendRange(b []byte, r *pb.RangeRequest) ([]byte, error) {
-	res, err := t.state.Range(RangeOptions(r))
-	if err != nil {
-		return nil, err
+func (t *txnRun) executeSilently(ops []operation, w writer) error {
+	for i := range ops {
+		switch o := &ops[i]; o.kind {
+		case opPut:
+			w.put(&o.put)
+		case opDelete:
+			w.deleteRange(o.del.key, o.del.end, nil)
+		case opTxn:
+			if _, err := t.execute(nil, o.txn, w, false); err != nil {
+				return err
+			}
+		}
 	}
-	return AppendRangeBody(appendRevision(b, res.Rev), res, r.KeysOnly), nil
+	return nil
 }
 
 // execute deletes and appends the response, with a nested header or without.
@@ -294,11 +273,12 @@ func ReadOnly(r *pb.TxnRequest) bool {
 // ReadTxn answers a txn for which ReadOnly holds and that passed CheckTxn from a
 // view: the wire bytes of its response without the header.
 func ReadTxn(v *View, r *pb.TxnRequest) (body []byte, err error) {
+	txn := txnOf(r)
 	t := txnRun{state: v.KV, leases: v.Leases, rev: v.KV.Rev(), compactRev: v.KV.CompactRev()}
-	t.choose(r)
-	if err := t.check(r); err != nil {
+	t.choose(txn)
+	if err := t.check(txn); err != nil {
 		return nil, err
 	}
 	t.next = 0
-	return t.execute(make([]byte, 0, 128), r, nil, true)
+	return t.execute(make([]byte, 0, 128), txn, nil, true)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -20,11 +21,10 @@ func (o *Ops) serveHealth(w http.ResponseWriter, r *http.Request) {
 	}
 	q := r.URL.Query()
 	reason := o.unhealthy(r.Context(), q["exclude"], q.Get("serializable") == "true")
-	state := "true"
-	if reason != "" {
-		state = "false"
-	}
-	line := fmt.Sprintf(`{"health":"%s","reason":%q}`, state, reason)
+	line := mustJSON(struct {
+		Health string `json:"health"`
+		Reason string `json:"reason"`
+	}{strconv.FormatBool(reason == ""), reason})
 	if reason != "" {
 		o.health.failed.Inc()
 		o.cfg.Logger.Warn("/health error", "output", line, "status-code", http.StatusServiceUnavailable)

@@ -54,14 +54,29 @@ func inert() []prometheus.Collector {
 	} {
 		all = append(all, prometheus.NewCounter(prometheus.CounterOpts{Name: m.name, Help: m.help}))
 	}
-	for _, m := range []struct {
-		name, help string
-		labels     []string
-	}{
-		{"etcd_server_apply_duration_seconds", "The latency distributions of v2 apply called by backend.", []string{"version", "op", "success"}},
-		{"etcd_server_request_duration_seconds", "Response latency distribution in seconds for each type.", []string{"type", "success"}},
-	} {
-		all = append(all, prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: m.name, Help: m.help}, m.labels))
-	}
+	all = append(all, inertVectors()...)
 	return all
+}
+
+// inertVectors have labels: one child each, since a vector without any is not
+// shown at all.
+func inertVectors() []prometheus.Collector {
+	apply := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "etcd_server_apply_duration_seconds", Help: "The latency distributions of v2 apply called by backend.",
+		Buckets: prometheus.ExponentialBuckets(0.0001, 2, 20),
+	}, []string{"version", "op", "success"})
+	apply.WithLabelValues("v3", "Put", "true")
+	request := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "etcd_server_request_duration_seconds", Help: "Response latency distribution in seconds for each type.",
+		Buckets: prometheus.ExponentialBuckets(0.001, 2, 13),
+	}, []string{"type", "success"})
+	request.WithLabelValues("Put", "true")
+	feature := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "etcd_server_feature_enabled", Help: "Whether or not a feature is enabled. 1 is enabled, 0 is not.",
+	}, []string{"name", "stage"})
+	for _, g := range []string{"AllAlpha", "CompactHashCheck", "InitialCorruptCheck", "LeaseCheckpoint", "LeaseCheckpointPersist", "StopGRPCServiceOnDefrag"} {
+		feature.WithLabelValues(g, "ALPHA")
+	}
+	feature.WithLabelValues("AllBeta", "BETA")
+	return []prometheus.Collector{apply, request, feature}
 }

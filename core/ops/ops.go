@@ -3,6 +3,7 @@ package ops
 import (
 	"context"
 	"encoding/json"
+	"io"
 	"log/slog"
 	"net/http"
 	"time"
@@ -98,20 +99,21 @@ func (o *Ops) serveVersion(w http.ResponseWriter, r *http.Request) {
 	if v := o.cfg.Member.Stats().ClusterVersion; v != "" {
 		cluster = v
 	}
-	writeJSON(w, struct {
+	// A client that is gone needs no answer.
+	_, _ = io.WriteString(w, mustJSON(struct {
 		Server  string `json:"etcdserver"`
 		Cluster string `json:"etcdcluster"`
 		Storage string `json:"storage"`
-	}{o.cfg.Version, cluster, o.cfg.StorageVersion})
+	}{o.cfg.Version, cluster, o.cfg.StorageVersion}))
 }
 
-func writeJSON(w http.ResponseWriter, v any) {
+// mustJSON encodes a struct of strings, which can't fail.
+func mustJSON(v any) string {
 	b, err := json.Marshal(v)
 	if err != nil {
-		panic(err) // strings only
+		panic(err)
 	}
-	// A client that is gone needs no answer.
-	_, _ = w.Write(b)
+	return string(b)
 }
 
 // getOnly refuses other methods in etcd's words.

@@ -67,7 +67,7 @@ func desire(
 			}
 			h.Checks[id] = st.Status
 			statuses = append(statuses, st.Status)
-			decided = decided && (st.Served || st.Results >= d.checks[id].Fall)
+			decided = decided && st.Decided
 			if st.Status != discovery.StatusPassing && reason == "" {
 				line, _, _ := strings.Cut(st.Output, "\n")
 				reason = id + ": " + line

@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
 
 	"github.com/musterhq/muster/discovery"
+	"github.com/musterhq/muster/discovery/probe"
 )
 
 // maxConfig bounds the file: a thousand services with checks have room in it.
@@ -31,6 +33,8 @@ func planned(path string) (fields []string, known bool) {
 		return []string{"dc", "meta", "tagged_addrs"}, true
 	case "drain":
 		return []string{"leave"}, true
+	case "lease":
+		return nil, true
 	}
 	return nil, false
 }
@@ -110,10 +114,27 @@ func refuseEntry(e *ast.MappingValueNode, path string) error {
 		})
 	}
 	sub := strings.TrimPrefix(path+"."+key, ".")
+	switch key {
+	case "ttl", "interval", "timeout", "delay":
+		// The decoder's own message has no line, and it would take a bare number for nanoseconds.
+		if e.Value == nil || e.Value.GetToken() == nil {
+			return nil
+		}
+		if v := e.Value.GetToken().Value; notDuration(v) {
+			return fmt.Errorf("%w: %w", ErrConfig, &discovery.FieldError{
+				Field: sub, Problem: fmt.Sprintf("line %d: %q is not a duration", e.Key.GetToken().Position.Line, probe.Clip(v, 40)), Remedy: "write 500ms, 30s or 10m",
+			})
+		}
+	}
 	if _, known := planned(sub); known && e.Value != nil {
 		return refusePlanned(e.Value, sub)
 	}
 	return nil
+}
+
+func notDuration(v string) bool {
+	_, err := time.ParseDuration(v)
+	return err != nil
 }
 
 func instead(path string) string {

@@ -3,6 +3,7 @@ package registrar
 import (
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/musterhq/muster/discovery"
@@ -22,10 +23,6 @@ type plan struct {
 	deregister []discovery.Ref
 	// later is when a health record that was held back may be written; zero if none was.
 	later time.Time
-}
-
-func (p *plan) empty() bool {
-	return len(p.register)+len(p.health)+len(p.deregister) == 0
 }
 
 // healthGap bounds the health writes of one instance.
@@ -61,18 +58,8 @@ func diff(wishes map[discovery.Ref]wish, stored map[discovery.Ref]held, blocked 
 
 func sortedRefs[V any](m map[discovery.Ref]V) []discovery.Ref {
 	return slices.SortedFunc(maps.Keys(m), func(a, b discovery.Ref) int {
-		return compareStrings(a.String(), b.String())
+		return strings.Compare(a.String(), b.String())
 	})
-}
-
-func compareStrings(a, b string) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }
 
 func sortedIDs(m map[string]discovery.Check) []string { return slices.Sorted(maps.Keys(m)) }

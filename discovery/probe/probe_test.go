@@ -218,7 +218,7 @@ func TestTTLChecksBelieveWhatTheyAreToldForTheirTTL(t *testing.T) {
 			t.Fatal(err)
 		}
 		synctest.Wait()
-		if fmt.Sprint(s.changes) != "[PASSING CRITICAL WARNING]" {
+		if fmt.Sprint(s.changes) != "[CRITICAL PASSING CRITICAL WARNING]" {
 			t.Fatalf("changes %v", s.changes)
 		}
 		if err := r.Report(Key{}, discovery.StatusPassing, ""); !errors.Is(err, ErrNoCheck) {
@@ -287,6 +287,18 @@ func TestSetKeepsTheStateOfWhatStaysTheSame(t *testing.T) {
 		}
 		if st, _ := r.State(other); st.Served {
 			t.Fatal("a changed check kept its state")
+		}
+		if err := r.Set(map[Key]discovery.Check{web: changed}); err != nil {
+			t.Fatal(err)
+		}
+		s.set(discovery.StatusCritical)
+		time.Sleep(1500 * time.Millisecond)
+		if st, _ := r.State(web); st.Decided {
+			t.Fatalf("decided too early: %+v", st)
+		}
+		time.Sleep(3 * time.Second)
+		if st, _ := r.State(web); !st.Decided || st.Served {
+			t.Fatalf("not decided after three failures: %+v", st)
 		}
 		if err := r.Set(nil); err != nil || len(r.States()) != 0 {
 			t.Fatalf("%v, %v", err, r.States())

@@ -38,8 +38,8 @@ type State struct {
 	Status discovery.Status
 	// Served tells that a result was good at least once: the first pass has been.
 	Served bool
-	// Results counts the results so far.
-	Results int
+	// Decided tells that Status is more than the assumption it began with: a result was good, or Fall were bad.
+	Decided bool
 	// Output is the last result's.
 	Output string
 	// Last is the last result before thresholds, StatusUnknown if there is none yet; At is when it came.
@@ -54,7 +54,7 @@ type Config struct {
 	Logger *slog.Logger
 	// Parallel bounds the probes running at the same time.
 	Parallel int
-	// OnChange is called when a check's status changes or its first good result comes.
+	// OnChange is called when a check's status changes, and when it gets Decided.
 	OnChange func(Key, State)
 	// Probe replaces the network.
 	Probe func(context.Context, discovery.Check) Result
@@ -243,13 +243,13 @@ func (r *Runner) listen(ctx context.Context, run *running) {
 
 func (r *Runner) observe(run *running, res Result) {
 	res.Output = Clip(res.Output, MaxOutput)
-	served := run.tracker.Served()
 	changed := run.tracker.Observe(res.Status)
 	now := time.Now()
 	r.mu.Lock()
 	s := &run.state
-	s.Results++
 	s.Last, s.At, s.Output, s.Served = res.Status, now, res.Output, run.tracker.Served()
+	decided := !s.Decided && (s.Served || run.tracker.Failing())
+	s.Decided = s.Decided || decided
 	if changed {
 		s.Status, s.Since = run.tracker.Status(), now
 	}
@@ -258,7 +258,7 @@ func (r *Runner) observe(run *running, res Result) {
 	if changed {
 		r.cfg.Logger.Info("check changed", "check", run.key.String(), "status", state.Status.String(), "output", Clip(state.Output, discovery.MaxReason))
 	}
-	if r.cfg.OnChange != nil && (changed || !served && state.Served) {
+	if r.cfg.OnChange != nil && (changed || decided) {
 		r.cfg.OnChange(run.key, state)
 	}
 }

@@ -50,6 +50,9 @@ func (t *Tracker) Status() discovery.Status { return t.status }
 // Served reports whether any result was ever good: until then the service may just not have started yet.
 func (t *Tracker) Served() bool { return t.served }
 
+// Failing reports whether the last results, as many as it takes, were critical.
+func (t *Tracker) Failing() bool { return t.worse[critical] >= t.fall }
+
 // Observe takes a result in and reports whether the status changed by it.
 func (t *Tracker) Observe(result discovery.Status) bool {
 	got := level(result)

@@ -102,7 +102,8 @@ func (k *kvServer) rangeNow(ctx context.Context, r *rangeRequest) (*encoded, err
 	if len(r.key) == 0 {
 		return nil, rpctypes.ErrGRPCEmptyKey
 	}
-	if !validSort(r.order, r.target) {
+	if r.order < int32(mvcc.OrderNone) || r.order > int32(mvcc.OrderDescend) ||
+		r.target < int32(mvcc.SortKey) || r.target > int32(mvcc.SortValue) {
 		return nil, rpctypes.ErrGRPCInvalidSortOption
 	}
 	if !r.serializable {
@@ -143,21 +144,56 @@ func (k *kvServer) serveDeleteRange(ctx context.Context, decode func(any) error)
 	if err := decode(r); err != nil {
 		return nil, err
 	}
-	if len(r.Key) == 0 {
-		return nil, rpctypes.ErrGRPCEmptyKey
+	if err := machine.CheckDelete(r); err != nil {
+		return nil, toStatus(err)
 	}
 	return k.proposeMessage(ctx, machine.DeleteRange, r)
 }
 
+// serveTxn takes a txn through the log, unless it only reads: then it is
+// answered from the view, like a range.
 func (k *kvServer) serveTxn(ctx context.Context, decode func(any) error) (any, error) {
 	r := new(pb.TxnRequest)
 	if err := decode(r); err != nil {
 		return nil, err
 	}
-	if err := checkTxn(r, k.maxTxnOps); err != nil {
-		return nil, err
+	if err := machine.CheckTxn(r, k.maxTxnOps); err != nil {
+		return nil, toStatus(err)
 	}
-	return k.proposeMessage(ctx, machine.Txn, r)
+	if !machine.ReadOnly(r) {
+		return k.proposeMessage(ctx, machine.Txn, r)
+	}
+	if ranges, serializable := readsOf(r); ranges == 0 || !serializable {
+		if err := k.node.ReadBarrier(ctx); err != nil {
+			return nil, toStatus(err)
+		}
+	}
+	view := k.node.View()
+	body, err := machine.ReadTxn(view, r)
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return k.id.splice(view.KV.Rev(), k.node.Term(), body), nil
+}
+
+// readsOf counts the ranges of a txn that only reads, and tells whether all of
+// them may be stale. A txn that compares and reads nothing is not serializable
+// for that: etcd takes it so and can answer it stale.
+func readsOf(r *pb.TxnRequest) (ranges int, serializable bool) {
+	serializable = true
+	for _, ops := range [...][]*pb.RequestOp{r.Success, r.Failure} {
+		for _, op := range ops {
+			if rng := op.GetRequestRange(); rng != nil {
+				ranges++
+				serializable = serializable && rng.Serializable
+				continue
+			}
+			n, s := readsOf(op.GetRequestTxn())
+			ranges += n
+			serializable = serializable && s
+		}
+	}
+	return ranges, serializable
 }
 
 // serveCompact answers once the compaction holds for every reader. Freeing the

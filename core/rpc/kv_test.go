@@ -274,3 +274,37 @@ func TestLearnersServeOnlyWhatMayBeStale(t *testing.T) {
 	_, err = pb.NewClusterClient(conn).MemberList(ctx, &pb.MemberListRequest{})
 	sameStatus(t, err, rpctypes.ErrGRPCNotSupportedForLearner)
 }
+
+func TestTxnsThatOnlyReadAreAnsweredFromTheView(t *testing.T) {
+	n := newFakeNode(t, machine.Config{})
+	conn, _ := serve(t, n, nil)
+	kv, ctx := pb.NewKVClient(conn), t.Context()
+	if _, err := kv.Put(ctx, &pb.PutRequest{Key: []byte("k"), Value: []byte("v")}); err != nil {
+		t.Fatal(err)
+	}
+	exists := &pb.Compare{Key: []byte("k"), Target: pb.Compare_CREATE, Result: pb.Compare_GREATER}
+	get := func(serializable bool) []*pb.RequestOp {
+		return []*pb.RequestOp{{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: []byte("k"), Serializable: serializable}}}}
+	}
+	before := n.View().Index
+	for _, c := range []struct {
+		name    string
+		r       *pb.TxnRequest
+		barrier int64
+	}{
+		{"linearizable", &pb.TxnRequest{Compare: []*pb.Compare{exists}, Success: get(false)}, 1},
+		{"serializable", &pb.TxnRequest{Compare: []*pb.Compare{exists}, Success: get(true)}, 0},
+		{"mixed", &pb.TxnRequest{Compare: []*pb.Compare{exists}, Success: get(true), Failure: get(false)}, 1},
+		{"nested", &pb.TxnRequest{Compare: []*pb.Compare{exists}, Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestTxn{RequestTxn: &pb.TxnRequest{Success: get(false)}}}}}, 1},
+		{"comparing only", &pb.TxnRequest{Compare: []*pb.Compare{exists}}, 1},
+	} {
+		n.barriers.Store(0)
+		resp, err := kv.Txn(ctx, c.r)
+		if err != nil || !resp.Succeeded || resp.Header.Revision != 2 || n.barriers.Load() != c.barrier {
+			t.Errorf("%s: %v, %v, %d barriers; want %d", c.name, resp, err, n.barriers.Load(), c.barrier)
+		}
+	}
+	if got := n.View().Index; got != before {
+		t.Errorf("%d entries were written", got-before)
+	}
+}

@@ -335,8 +335,15 @@ func TestCallsAndSessionsLeaveAMemberThatHangs(t *testing.T) {
 		if _, err := c.Get(ctx, "k"); err != nil {
 			t.Errorf("get while member %d hangs: %v", i, err)
 		}
-		if _, err := c.Put(ctx, "k", nil); err != nil {
-			t.Errorf("put after a get found a working member: %v", err)
+		// A leader may have been paused or deposed with the put in its hands: then nobody can tell, but the next one works.
+		for try := 0; ; try++ {
+			_, err := c.Put(ctx, "k", nil)
+			if err == nil {
+				break
+			}
+			if !errors.Is(err, sdk.ErrUnknownOutcome) || try == 2 {
+				t.Fatalf("put number %d while member %d hangs: %v", try, i, err)
+			}
 		}
 		cluster.Resume(i)
 	}

@@ -109,6 +109,9 @@ func Open(ctx context.Context, cfg Config) (_ *Server, err error) {
 	s.serveClients(operators, instruments)
 	s.serveMetrics(operators)
 	s.startBackground()
+	if keep, err := s.cfg.retention(); err == nil && keep != (Retention{}) {
+		s.wg.Go(func() { runCompactor(s.ctx, s.node, keep, s.log) })
+	}
 	s.wg.Go(s.watchNode)
 	s.wg.Go(s.announceReady)
 	return s, nil

@@ -133,8 +133,7 @@ func (c *Config) validateLimits() []error {
 	if c.LogFormat != "json" && c.LogFormat != "console" {
 		bad("log-format", "%q is neither \"json\" nor \"console\"", c.LogFormat)
 	}
-	switch _, err := c.retention(); {
-	case err != nil:
+	if _, err := c.retention(); err != nil {
 		errs = append(errs, err)
 	}
 	if c.DNSListen != "" {

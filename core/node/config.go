@@ -42,6 +42,8 @@ type Config struct {
 	// (default 64 MiB/s).
 	PaceBytes int64
 
+	// SegmentBytes is the size of the log's segments (default 64 MiB).
+	SegmentBytes int64
 	// KeepBytes of applied entries stay in memory for followers that lag a
 	// little (default 16 MiB).
 	KeepBytes int

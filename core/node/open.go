@@ -63,7 +63,7 @@ type recovered struct {
 // Invariant: on return the log starts at or before the checkpoint and reaches
 // at least as far, whatever moment a crash chose.
 func recoverState(ctx context.Context, cfg *Config) (_ *recovered, err error) {
-	if err := cfg.FS.MkdirAll(cfg.Dir, 0o700); err != nil {
+	if err := vfs.EnsureDir(cfg.FS, cfg.Dir); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
 	r := &recovered{}
@@ -205,7 +205,7 @@ func initialMembers(cfg *Config) (_ []membership.Member, self, clusterID uint64,
 
 // openLog opens the log and makes it agree with the checkpoint at pos.
 func (r *recovered) openLog(cfg *Config, pos wal.Position) error {
-	wcfg := wal.Config{FS: cfg.FS, Dir: filepath.Join(cfg.Dir, logDir), Logger: cfg.Logger, NoSync: cfg.NoSync, OnSync: cfg.Metrics.LogSync}
+	wcfg := wal.Config{FS: cfg.FS, Dir: filepath.Join(cfg.Dir, logDir), Logger: cfg.Logger, NoSync: cfg.NoSync, SegmentSize: cfg.SegmentBytes, OnSync: cfg.Metrics.LogSync}
 	log, rec, err := wal.Open(wcfg)
 	if errors.Is(err, wal.ErrNotExist) {
 		return r.createLog(cfg, wcfg, pos)

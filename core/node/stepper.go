@@ -219,6 +219,9 @@ func (s *Stepper) dropOverdue() {
 func (s *Stepper) Receive(from uint64, m *Message) {
 	switch m.kind {
 	case msgRaft:
+		if m.Raft.GetType() == raftpb.MessageType_MsgReadIndex && s.behindItsTerm() {
+			return // it asks again; see reads.pump
+		}
 		s.r.Step(m.Raft)
 	case msgForward:
 		s.receiveForward(from, m)
@@ -436,8 +439,12 @@ func (s *Stepper) maybePromote() {
 	}
 	if v := s.cfg.View(); v.Term >= s.term {
 		s.leases.promote(s.now, s.term, v.Leases, s.cfg.ElectionTimeout)
+		s.reads.pump(s)
 	}
 }
+
+// behindItsTerm reports a leader that has not applied its term's first entry yet.
+func (s *Stepper) behindItsTerm() bool { return s.role == raft.StateLeader && !s.leases.active }
 
 // check has the members compare their running hash, and settles the cluster
 // version after an election.

@@ -266,7 +266,6 @@ func (r *Replica) Appended(t *AppendTask) (messages []*raftpb.Message, restore *
 	if s := t.Snapshot; s != nil {
 		md := s.GetMetadata()
 		r.win.reset(Position{md.GetIndex(), md.GetTerm()}, md.GetConfState())
-		r.applied = max(r.applied, md.GetIndex())
 		restore = &ApplyTask{Restore: s}
 	}
 	r.win.append(t.Entries)
@@ -282,7 +281,10 @@ func (r *Replica) Appended(t *AppendTask) (messages []*raftpb.Message, restore *
 
 // Applied takes back a finished apply task.
 func (r *Replica) Applied(t *ApplyTask) {
-	if t.response == nil {
+	if t.Restore != nil {
+		// Only now: raft takes a checkpoint for applied when it is on disk, but
+		// until the machine has loaded it, a read of the view would be stale.
+		r.applied = max(r.applied, t.Restore.GetMetadata().GetIndex())
 		return
 	}
 	if n := len(t.Entries); n > 0 {

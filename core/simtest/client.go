@@ -1,0 +1,258 @@
+package simtest
+
+import (
+	"fmt"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/musterhq/muster/core/machine"
+	"github.com/musterhq/muster/core/node"
+)
+
+// client runs one operation after another on members of its choice.
+type client struct {
+	w    *World
+	id   int
+	at   int // slot of the member it talks to
+	ops  int
+	last string // what it is doing, for the report
+	done bool   // served once after the faults ended
+	end  bool   // asks for nothing more
+
+	lease    int64
+	leaseTTL time.Duration
+}
+
+const (
+	opTimeout = 4 * time.Second
+	keysAlive = 6  // keys in use at a time
+	opsPerKey = 60 // then a new generation of keys: keeps histories checkable
+)
+
+func newClient(w *World, id int) *client {
+	c := &client{w: w, id: id, at: w.rng.IntN(w.opts.Members)}
+	w.after(w.between(0, 500*time.Millisecond), c.next)
+	return c
+}
+
+// finish has the client prove that it is served again, then stop.
+func (c *client) finish() { c.end = true }
+
+func (c *client) next() {
+	w := c.w
+	if w.failure != nil || c.done {
+		return
+	}
+	if w.chance(0.05) {
+		c.at = w.rng.IntN(w.opts.Members)
+	}
+	m := w.members[c.at]
+	if !m.up() {
+		c.at = w.rng.IntN(w.opts.Members)
+		w.after(w.between(50*time.Millisecond, 300*time.Millisecond), c.next)
+		return
+	}
+	w.stats.Ops++
+	generation := int(w.stats.Ops) / (keysAlive * opsPerKey)
+	key := fmt.Sprintf("k%d-%d", generation, w.rng.IntN(keysAlive))
+	c.ops++
+	value := fmt.Sprintf("c%d-%d", c.id, c.ops)
+	switch x := w.rng.IntN(100); {
+	case c.end:
+		c.write(m, key, opRecord{kind: opPut, value: value})
+	case x < 35:
+		c.read(m, key)
+	case x < 65:
+		c.write(m, key, opRecord{kind: opPut, value: value})
+	case x < 72:
+		c.write(m, key, opRecord{kind: opDelete})
+	case x < 87:
+		c.write(m, key, opRecord{kind: opCAS, expect: c.guess(m, key), value: value})
+	case x < 96:
+		c.leaseOp(m, value)
+	default:
+		c.compact(m)
+	}
+}
+
+// guess is a value for a compare-and-swap to expect: what the member has now,
+// perhaps stale.
+func (c *client) guess(m *member, key string) string {
+	if r, ok := m.n.View().KV.Get([]byte(key)); ok {
+		return string(r.Value())
+	}
+	return ""
+}
+
+// call runs one operation: start hands it to the member under an id, by which
+// its outcome comes back. The result says whether there was one in time.
+func (c *client) call(m *member, what string, start func(id uint64), finish func(outcome, bool)) {
+	w := c.w
+	c.last = what
+	over := false
+	end := func(o outcome, known bool) {
+		if over {
+			return
+		}
+		over = true
+		if !known {
+			w.stats.Unknown++
+		}
+		finish(o, known)
+		if known && o.err == nil && c.end {
+			c.done = true
+		}
+		think := w.between(0, 200*time.Millisecond)
+		if o.err != nil || !known {
+			think += 100 * time.Millisecond
+			c.at = w.rng.IntN(w.opts.Members)
+		}
+		w.after(think, c.next)
+	}
+	m.do(m.life, func() {
+		id := m.drawID()
+		m.waiting[id] = func(o outcome) { w.after(w.between(0, time.Millisecond), func() { end(o, true) }) }
+		start(id)
+	})
+	w.after(opTimeout, func() { end(outcome{}, false) })
+}
+
+// propose hands one command to a member.
+func (m *member) propose(id uint64, kind machine.Kind, req proto.Message) {
+	body, err := proto.Marshal(req)
+	if err != nil {
+		panic(err)
+	}
+	b := node.NewBatch(256, m.clock()+opTimeout)
+	b.Add(&machine.Command{Kind: kind, ID: id, Member: m.id, Body: body})
+	m.step(func(s *node.Stepper) { s.Propose(b) })
+}
+
+func (c *client) read(m *member, key string) {
+	h := c.w.begin(key, opRecord{kind: opGet})
+	c.call(m, "get "+key, func(id uint64) {
+		m.step(func(s *node.Stepper) { s.Read(id) })
+	}, func(o outcome, known bool) {
+		if !known || o.err != nil {
+			c.w.drop(h) // a read without an answer says nothing
+			return
+		}
+		value := ""
+		if r, ok := o.view.KV.Get([]byte(key)); ok {
+			value = string(r.Value())
+		}
+		c.w.finish(h, value, true)
+	})
+}
+
+func (c *client) write(m *member, key string, op opRecord) {
+	h := c.w.begin(key, op)
+	var kind machine.Kind
+	var req proto.Message
+	switch op.kind {
+	case opPut:
+		kind, req = machine.Put, &pb.PutRequest{Key: []byte(key), Value: []byte(op.value)}
+	case opDelete:
+		kind, req = machine.DeleteRange, &pb.DeleteRangeRequest{Key: []byte(key)}
+	default:
+		cmp := &pb.Compare{Key: []byte(key), Target: pb.Compare_VALUE, Result: pb.Compare_EQUAL, TargetUnion: &pb.Compare_Value{Value: []byte(op.expect)}}
+		if op.expect == "" {
+			cmp = &pb.Compare{Key: []byte(key), Target: pb.Compare_VERSION, Result: pb.Compare_EQUAL, TargetUnion: &pb.Compare_Version{}}
+		}
+		kind, req = machine.Txn, &pb.TxnRequest{
+			Compare: []*pb.Compare{cmp},
+			Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: []byte(key), Value: []byte(op.value)}}}},
+			Failure: []*pb.RequestOp{{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: []byte(key)}}}},
+		}
+	}
+	c.call(m, fmt.Sprintf("%v %s", op.kind, key), func(id uint64) { m.propose(id, kind, req) }, func(o outcome, known bool) {
+		if !known || o.err != nil {
+			if neverHappened(o.err) {
+				c.w.drop(h)
+				return
+			}
+			c.w.finish(h, "", false)
+			return
+		}
+		result := ""
+		if op.kind == opCAS {
+			var resp pb.TxnResponse
+			if err := proto.Unmarshal(o.res.Body, &resp); err != nil {
+				c.w.fail("txn reply: %v", err)
+			}
+			result = "lost"
+			if resp.GetSucceeded() {
+				result = "won"
+			} else if kvs := resp.GetResponses()[0].GetResponseRange().GetKvs(); len(kvs) > 0 {
+				result = "lost to " + string(kvs[0].GetValue())
+			}
+		}
+		c.w.finish(h, result, true)
+	})
+}
+
+// neverHappened reports errors after which the command certainly has no effect.
+func neverHappened(err error) bool {
+	return err == node.ErrNoLeader || err == node.ErrTooManyRequests //nolint:errorlint // the stepper returns these bare
+}
+
+func (c *client) leaseOp(m *member, value string) {
+	w := c.w
+	called := w.now
+	switch {
+	case c.lease == 0:
+		lid := int64(c.id+1)<<32 | int64(c.ops)
+		ttl := 2 + w.rng.Int64N(6)
+		w.leases.of(lid).ttl = time.Duration(ttl) * time.Second
+		w.leases.of(lid).lastTry = w.now
+		c.call(m, "grant", func(id uint64) {
+			m.propose(id, machine.LeaseGrant, &pb.LeaseGrantRequest{ID: lid, TTL: ttl})
+		}, func(o outcome, known bool) {
+			if known && o.err == nil {
+				c.lease, c.leaseTTL = lid, time.Duration(ttl)*time.Second
+				w.leases.promised(w, lid, c.leaseTTL, called)
+			}
+		})
+	case w.chance(0.6):
+		lid, ttl := c.lease, c.leaseTTL
+		w.leases.of(lid).lastTry = w.now
+		c.call(m, "renew", func(id uint64) {
+			m.step(func(s *node.Stepper) { s.Renew(id, lid) })
+		}, func(o outcome, known bool) {
+			switch {
+			case known && o.err == nil:
+				w.leases.promised(w, lid, ttl, called)
+			case known && o.err == node.ErrLeaseNotFound: //nolint:errorlint // bare
+				c.lease = 0
+			}
+		})
+	case w.chance(0.7):
+		lid := c.lease
+		c.call(m, "put with lease", func(id uint64) {
+			m.propose(id, machine.Put, &pb.PutRequest{Key: fmt.Appendf(nil, "lease/%d", lid), Value: []byte(value), Lease: lid})
+		}, func(outcome, bool) {})
+	case w.chance(0.3):
+		lid := c.lease
+		c.lease = 0
+		w.leases.of(lid).revoked = true
+		c.call(m, "revoke", func(id uint64) {
+			m.propose(id, machine.LeaseRevoke, &pb.LeaseRevokeRequest{ID: lid})
+		}, func(outcome, bool) {})
+	default:
+		c.lease = 0 // abandon it
+		w.after(time.Millisecond, c.next)
+	}
+}
+
+func (c *client) compact(m *member) {
+	rev := m.n.View().KV.Rev() - c.w.rng.Int64N(40)
+	if rev < 1 {
+		c.w.after(time.Millisecond, c.next)
+		return
+	}
+	c.call(m, "compact", func(id uint64) {
+		m.propose(id, machine.Compact, &pb.CompactionRequest{Revision: rev})
+	}, func(outcome, bool) {})
+}

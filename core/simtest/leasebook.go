@@ -1,0 +1,73 @@
+package simtest
+
+import (
+	"time"
+
+	"github.com/musterhq/muster/core/node"
+)
+
+// leaseBook holds what clients were told about leases against when they went.
+type leaseBook struct{ leases map[int64]*leaseFate }
+
+type leaseFate struct {
+	ttl time.Duration
+	// kept is the latest moment up to which some client was promised the
+	// lease: call time of an answered grant or renewal, plus TTL.
+	kept    time.Duration
+	lastTry time.Duration // when a client last asked for a renewal
+	gone    time.Duration // when a member first had it gone; 0: it lives
+	revoked bool          // somebody asked for that
+}
+
+// slack allows for clock rates within 2 % of each other both ways.
+func slack(ttl time.Duration) time.Duration { return ttl / 20 }
+
+func (b *leaseBook) init() { b.leases = map[int64]*leaseFate{} }
+
+func (b *leaseBook) of(id int64) *leaseFate {
+	f := b.leases[id]
+	if f == nil {
+		f = &leaseFate{}
+		b.leases[id] = f
+	}
+	return f
+}
+
+// promised notes an answered grant or renewal whose call was made at called.
+func (b *leaseBook) promised(w *World, id int64, ttl time.Duration, called time.Duration) {
+	f := b.of(id)
+	f.ttl = ttl
+	f.kept = max(f.kept, called+ttl-slack(ttl))
+	b.judge(w, id, f)
+}
+
+func (b *leaseBook) judge(w *World, id int64, f *leaseFate) {
+	if f.gone != 0 && !f.revoked && f.gone < f.kept {
+		w.fail("lease %x was gone at %v but promised until %v", id, f.gone, f.kept)
+	}
+}
+
+// applied notes leases that an apply ended.
+func (b *leaseBook) applied(w *World, m *member, d node.ApplyDone) {
+	for _, e := range d.Leases {
+		if e.Granted || e.Checkpointed {
+			continue
+		}
+		f := b.of(e.ID)
+		if f.gone == 0 {
+			f.gone = w.now
+		}
+		b.judge(w, e.ID, f)
+	}
+}
+
+// outlived names a lease that should be gone by now, 0 if none.
+func (b *leaseBook) outlived(w *World) int64 {
+	var worst int64
+	for id, f := range b.leases {
+		if f.gone == 0 && f.kept != 0 && w.now > f.lastTry+2*f.ttl+15*time.Second && (worst == 0 || id < worst) {
+			worst = id
+		}
+	}
+	return worst
+}

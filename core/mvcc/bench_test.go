@@ -148,12 +148,8 @@ func BenchmarkStore(b *testing.B) {
 		if err := s.Compact(s.Rev()); err != nil {
 			b.Fatal(err)
 		}
-		b.Run(c.name+"/CompactAll", func(b *testing.B) {
-			for b.Loop() {
-				for s.CompactStep(1000) {
-				}
-			}
-		})
+		for s.CompactStep(1000) {
+		}
 		v = s.Publish()
 		b.Run(c.name+"/GetCompacted", func(b *testing.B) {
 			defer cpu(b)()
@@ -180,4 +176,31 @@ func BenchmarkStore(b *testing.B) {
 			b.ReportMetric(float64(v.Keys()), "keys")
 		})
 	}
+}
+
+// BenchmarkCompact frees the older half of 400,000 versions in steps of 1,000 and reports the longest step: it is what
+// a put may wait for.
+func BenchmarkCompact(b *testing.B) {
+	const keys = 200_000
+	var longest time.Duration
+	for b.Loop() {
+		b.StopTimer()
+		s := filled(keys, key8)
+		for i := range uint64(keys) {
+			tx := s.Begin()
+			tx.Put(key8(nil, i*7919%keys), make([]byte, 100), 0)
+			tx.Commit()
+		}
+		if err := s.Compact(s.Rev()); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+		for more := true; more; {
+			start := time.Now()
+			more = s.CompactStep(1000)
+			longest = max(longest, time.Since(start))
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/keys, "ns/freed")
+	b.ReportMetric(float64(longest.Microseconds()), "longest-step-us")
 }

@@ -94,6 +94,11 @@ func TestReadsOfTheCurrentRevisionAllocateNothingNeedless(t *testing.T) {
 	if n := testing.AllocsPerRun(100, func() { v.Get(key) }); n != 0 {
 		t.Errorf("Get allocates %v times", n)
 	}
+	tx := s.Begin()
+	if n := testing.AllocsPerRun(100, func() { tx.Get(key) }); n != 0 {
+		t.Errorf("Get in a transaction allocates %v times", n)
+	}
+	tx.Commit()
 	if n := testing.AllocsPerRun(100, func() { v.Range(RangeOptions{Key: []byte{0}, End: []byte{0}, CountOnly: true}) }); n != 0 {
 		t.Errorf("counting allocates %v times", n)
 	}

@@ -6,11 +6,11 @@ import (
 )
 
 const (
-	// fan is the most items a node holds: with it a node just fits the 768-byte size class.
-	fan = 58
-	// maxHeight bounds the descent: a level above the leaves takes at least fan/2 inserts into the level below for
-	// each of its items, so 2^63 inserts can't build more.
-	maxHeight = 16
+	// fan is the most items a node holds: with it a node fills the 384-byte size class.
+	fan = 28
+	// maxHeight bounds the descent. Half a node of inserts below makes one item above, so 2^60 inserts can't build
+	// more than 16 levels; the rest is room for what deletions in between may do.
+	maxHeight = 20
 	// tombItem marks, in a reference, that the newest version is a tombstone.
 	tombItem = 1 << 63
 )

@@ -185,7 +185,7 @@ func TestWatchLeavesMembersWithoutLeader(t *testing.T) {
 
 func TestSilentWatchIsAskedAndThenMoved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		asked := 0
+		var asked atomic.Int64
 		stuck := scripted(4, func(_ *pb.WatchCreateRequest, s pb.Watch_WatchServer) error {
 			for {
 				r, err := s.Recv()
@@ -193,7 +193,7 @@ func TestSilentWatchIsAskedAndThenMoved(t *testing.T) {
 					return err
 				}
 				if r.GetProgressRequest() != nil {
-					if asked++; asked == 1 {
+					if asked.Add(1) == 1 {
 						err = s.Send(&pb.WatchResponse{Header: &pb.ResponseHeader{Revision: 8}, WatchId: -1})
 					}
 				}
@@ -215,8 +215,8 @@ func TestSilentWatchIsAskedAndThenMoved(t *testing.T) {
 			}
 			break
 		}
-		if took := time.Since(begun); asked != 2 || took < 2*quiet+patience || took > 2*quiet+patience+time.Second {
-			t.Errorf("asked %d times, moved after %v; want 2 and %v", asked, took, 2*quiet+patience)
+		if took := time.Since(begun); asked.Load() != 2 || took < 2*quiet+patience || took > 2*quiet+patience+time.Second {
+			t.Errorf("asked %d times, moved after %v; want 2 and %v", asked.Load(), took, 2*quiet+patience)
 		}
 		if start != 9 {
 			t.Errorf("resumed at %d; want 9, after the progress it had", start)

@@ -12,6 +12,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/musterhq/muster/cmd/muster/dns"
+	"github.com/musterhq/muster/cmd/muster/registrar"
 	"github.com/musterhq/muster/cmd/muster/server"
 	core "github.com/musterhq/muster/core/server"
 )
@@ -49,7 +51,7 @@ func program(argv []string) (root *cobra.Command, args []string, err error) {
 		SilenceErrors: true,
 	}
 	serve := server.Command()
-	root.AddCommand(serve, versionCommand())
+	root.AddCommand(serve, dns.Command(), registrar.Command(), versionCommand())
 
 	args = argv[1:]
 	if server.AsEtcd(argv[0]) {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 
 	"github.com/musterhq/muster/core/node"
@@ -54,6 +55,8 @@ type Config struct {
 	Background []func(ctx context.Context, local InProcess) error
 
 	Logger *slog.Logger // nil: no logs
+	// Registry is what /metrics shows. Default: a new one.
+	Registry *prometheus.Registry
 	// OpenNode starts the member. Default: node.Open.
 	OpenNode func(context.Context, node.Config) (Node, error)
 }

@@ -76,7 +76,10 @@ func Open(ctx context.Context, cfg Config) (_ *Server, err error) {
 	s.cfg.fill()
 	s.log.Info("starting a member", s.cfg.startAttrs(EtcdVersion)...)
 
-	registry := prometheus.NewRegistry()
+	registry := s.cfg.Registry
+	if registry == nil {
+		registry = prometheus.NewRegistry()
+	}
 	instruments, err := ops.NewInstruments(registry)
 	if err != nil {
 		return nil, err

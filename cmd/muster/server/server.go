@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
 	"github.com/musterhq/muster/core/server"
@@ -74,6 +75,8 @@ environment, the environment over the file.`,
 		for _, w := range warnings {
 			cfg.Logger.Warn(w)
 		}
+		cfg.Registry = prometheus.NewRegistry()
+		mountDNS(&cfg, cfg.Registry)
 		tuneRuntime()
 		return run(cmd.Context(), cfg)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/musterhq/muster/cmd/muster/bench/histogram"
 	"github.com/musterhq/muster/dnsserver/mmsg"
 )
 
@@ -50,7 +51,7 @@ type Report struct {
 	// Bytes are of replies, without UDP and IP headers.
 	Bytes   uint64
 	Elapsed time.Duration
-	Latency Histogram
+	Latency histogram.Histogram
 }
 
 // QPS is the rate of replies.
@@ -177,7 +178,7 @@ type worker struct {
 
 	sent, received, lost, truncated, answers, bytes uint64
 	rcodes                                          [16]uint64
-	latency                                         Histogram
+	latency                                         histogram.Histogram
 }
 
 // maxQuery holds any query pack makes: header, name, type, class, OPT.
@@ -305,7 +306,7 @@ func (w *worker) addTo(r *Report) {
 	r.Truncated += w.truncated
 	r.Answers += w.answers
 	r.Bytes += w.bytes
-	r.Latency.merge(&w.latency)
+	r.Latency.Merge(&w.latency)
 	for rcode, n := range w.rcodes {
 		if n > 0 {
 			r.Rcodes[dns.RcodeToString[rcode]] += n

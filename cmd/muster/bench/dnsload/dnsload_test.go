@@ -2,9 +2,7 @@ package dnsload
 
 import (
 	"context"
-	"math/rand/v2"
 	"net"
-	"slices"
 	"testing"
 	"time"
 
@@ -108,31 +106,5 @@ func TestConfigurationsThatCanNotRunAreRefused(t *testing.T) {
 		if _, err := Run(t.Context(), cfg); err == nil {
 			t.Errorf("%+v ran", cfg)
 		}
-	}
-}
-
-func TestQuantilesAreWithinASixteenth(t *testing.T) {
-	var h, other Histogram
-	rnd := rand.New(rand.NewPCG(1, 2))
-	var all []time.Duration
-	for i := range 20000 {
-		d := time.Duration(rnd.ExpFloat64() * float64(time.Millisecond))
-		all = append(all, d)
-		if i%2 == 0 {
-			h.Add(d)
-		} else {
-			other.Add(d)
-		}
-	}
-	h.merge(&other)
-	slices.Sort(all)
-	for _, q := range []float64{0.001, 0.5, 0.9, 0.99, 0.999, 1} {
-		want := all[max(0, min(len(all)-1, int(q*float64(len(all)))-1))]
-		if got := h.Quantile(q); got < want || got > want+want/16+1 {
-			t.Errorf("quantile %v is %v, want %v or at most a sixteenth more", q, got, want)
-		}
-	}
-	if h.Count() != 20000 || h.Max() != all[len(all)-1] {
-		t.Errorf("count %d, max %v", h.Count(), h.Max())
 	}
 }

@@ -1,12 +1,11 @@
-package dnsload
+package histogram
 
 import (
 	"math/bits"
 	"time"
 )
 
-// Histogram counts durations in buckets a sixteenth of a power of two wide, so that a
-// quantile is at most 6 % off. The zero Histogram is empty.
+// Histogram counts durations. The zero Histogram is empty.
 type Histogram struct {
 	buckets [64 * perDoubling]uint64
 	n       uint64
@@ -14,15 +13,18 @@ type Histogram struct {
 	max     time.Duration
 }
 
-const perDoubling = 16
+const (
+	perDoubling = 32
+	mantissa    = 5 // log2 of perDoubling
+)
 
-// bucket of d nanoseconds: below 16 exact, above by the four bits after the leading one.
+// bucket of d nanoseconds: below 32 exact, above by the five bits after the leading one.
 func bucket(d time.Duration) int {
 	v := uint64(max(d, 0))
 	if v < perDoubling {
 		return int(v)
 	}
-	exp := bits.Len64(v) - 5
+	exp := bits.Len64(v) - mantissa - 1
 	return (exp+1)*perDoubling + int(v>>exp) - perDoubling
 }
 
@@ -43,7 +45,8 @@ func (h *Histogram) Add(d time.Duration) {
 	h.max = max(h.max, d)
 }
 
-func (h *Histogram) merge(o *Histogram) {
+// Merge adds all that o counted.
+func (h *Histogram) Merge(o *Histogram) {
 	for i, n := range o.buckets {
 		h.buckets[i] += n
 	}

@@ -1,0 +1,11 @@
+// Command etcdserver is etcd itself, built for `muster bench compare` to measure
+// Muster against.
+package main
+
+import (
+	"os"
+
+	"go.etcd.io/etcd/server/v3/etcdmain"
+)
+
+func main() { etcdmain.Main(os.Args) }

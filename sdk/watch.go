@@ -66,6 +66,7 @@ func (c *Client) Watch(ctx context.Context, key string, opts ...Option) iter.Seq
 		}
 		w := &watcher{req: r, next: r.rev, yield: yield}
 		for attempt := 0; ; attempt++ {
+			begun := time.Now()
 			err := w.run(ctx, c.conn)
 			if w.left {
 				return
@@ -78,8 +79,9 @@ func (c *Client) Watch(ctx context.Context, key string, opts ...Option) iter.Seq
 				yield(WatchBatch{}, err)
 				return
 			}
-			if w.heard {
-				w.heard, attempt = false, 0
+			// A stream that held for a while starts the delays over; one that breaks as soon as it stands doesn't.
+			if time.Since(begun) > time.Second {
+				attempt = 0
 			}
 			c.log.Debug("sdk: watch broken, resuming", "key", key, "revision", w.next, "err", err)
 			c.conn.backoff(ctx, attempt)
@@ -95,7 +97,6 @@ type watcher struct {
 	next     int64
 	yield    func(WatchBatch, error) bool
 	left     bool    // the consumer has left the loop
-	heard    bool    // the present stream has brought something
 	notified bool    // the Created batch has been yielded
 	parts    []Event // fragments of an unfinished batch
 }
@@ -145,7 +146,6 @@ func (w *watcher) run(ctx context.Context, f *failover) error {
 			}
 			return err
 		}
-		w.heard = true
 		if b, ok := w.accept(resp); ok && !w.yield(b, nil) {
 			w.left = true
 			return nil

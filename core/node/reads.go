@@ -36,7 +36,6 @@ func (s *Stepper) Read(ticket uint64) {
 	s.reads.pump(s)
 }
 
-//
 // Invariant: a leader asks only once its term's first entry is applied. Before
 // that its commit index may lie behind what was acknowledged earlier, and raft
 // does not check this where a single voter is its own quorum.

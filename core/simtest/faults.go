@@ -68,6 +68,9 @@ func (w *World) fault(m *member) string {
 		w.after(w.between(time.Second, 6*time.Second), w.net.repair)
 		return "bad network"
 	case x < 80:
+		if !m.up() {
+			return "nothing"
+		}
 		d := w.between(100*time.Millisecond, 6*time.Second)
 		m.pause = w.now + d
 		life := m.life

@@ -76,7 +76,7 @@ func open(t *testing.T, self, cluster uint64, h Handler, l net.Listener) *Transp
 	return tr
 }
 
-func url(l net.Listener) string { return "http://" + l.Addr().String() }
+func urlOf(l net.Listener) string { return "http://" + l.Addr().String() }
 
 // sendUntilUp retries while the stream is still being dialled.
 func sendUntilUp(t *testing.T, tr *Transport, to uint64, f string) {
@@ -95,7 +95,7 @@ func TestFramesArriveInOrderAndAgainAfterTheOtherSideRestarts(t *testing.T) {
 	a := open(t, 1, 7, newInbox(), la)
 	hb := newInbox()
 	b := open(t, 2, 7, hb, lb)
-	a.SetPeers(map[uint64][]string{1: {url(la)}, 2: {url(lb)}})
+	a.SetPeers(map[uint64][]string{1: {urlOf(la)}, 2: {urlOf(lb)}})
 	sendUntilUp(t, a, 2, "f0")
 	for i := 1; i < 100; i++ {
 		if !a.Send(2, fmt.Appendf(nil, "f%d", i)) {
@@ -143,7 +143,7 @@ func TestForeignClusterWrongReceiverAndNonMemberAreRefusedByName(t *testing.T) {
 		{hello{streamConn, 7, 5, 2}, "member 5 does not belong to this cluster"},
 		{hello{9, 7, 1, 2}, "unknown connection kind"},
 	} {
-		_, err := a.dialOne(t.Context(), url(lb), c.h)
+		_, err := a.dialOne(t.Context(), urlOf(lb), c.h)
 		if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("hello %+v: got %v, want refusal with %q", c.h, err, c.want)
 		}
@@ -168,7 +168,7 @@ func TestGarbageOnThePeerPortIsDroppedAndOthersGoOn(t *testing.T) {
 	}
 	la := listen(t, "127.0.0.1:0")
 	a := open(t, 1, 7, newInbox(), la)
-	a.SetPeers(map[uint64][]string{2: {url(lb)}})
+	a.SetPeers(map[uint64][]string{2: {urlOf(lb)}})
 	sendUntilUp(t, a, 2, "still here")
 	hb.want(t, "still here")
 }
@@ -178,7 +178,7 @@ func TestSnapshotArrivesWholeOrNotAtAll(t *testing.T) {
 	hb := newInbox()
 	open(t, 2, 7, hb, lb)
 	a := open(t, 1, 7, newInbox(), listen(t, "127.0.0.1:0"))
-	a.SetPeers(map[uint64][]string{2: {url(lb)}})
+	a.SetPeers(map[uint64][]string{2: {urlOf(lb)}})
 	want := bytes.Repeat([]byte("checkpoint "), 100_000)
 
 	var got []byte
@@ -236,7 +236,7 @@ func TestSendNeverBlocksAndItsQueueIsBounded(t *testing.T) {
 	t.Cleanup(func() { l.Close() })
 	a := Open(Config{Self: 1, ClusterID: 7, Handler: newInbox(), QueueBytes: 1 << 20})
 	t.Cleanup(a.Close)
-	a.SetPeers(map[uint64][]string{2: {url(l)}})
+	a.SetPeers(map[uint64][]string{2: {urlOf(l)}})
 	sendUntilUp(t, a, 2, "x")
 	frame := make([]byte, 256<<10)
 	for i := range 10_000 {

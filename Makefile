@@ -1,0 +1,58 @@
+# Muster's tasks. `make test` and `make check` need Go alone; what else they use
+# they fetch through Go's module proxy or install (see .ci/run).
+GO      ?= go
+BIN     := bin
+PKGS    := ./...
+SEED    ?= 1
+TIME    ?= 10m
+LINT    := $(GO) tool -modfile=.ci/tools.mod golangci-lint
+
+.PHONY: build test race sim sim-soak fuzz compat bench bench-etcd lint proto cluster check clean
+
+build: ## one static binary in bin/
+	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/muster ./cmd/muster
+
+test: ## every test, the fixed simulation seeds included
+	$(GO) test -timeout 10m $(PKGS)
+
+race: ## the packages with goroutines, under the race detector
+	$(GO) test -race -short -timeout 10m $(PKGS)
+
+sim: ## replay one simulation: make sim SEED=42
+	$(GO) test ./core/simtest -run TestSeed -v -count=1 -args -seed=$(SEED)
+
+sim-soak: ## fresh seeds on all cores: make sim-soak TIME=8h
+	$(GO) test ./core/simtest -run TestSoak -v -count=1 -timeout 0 -args -soak=$(TIME)
+
+fuzz: ## each fuzz target for ten seconds
+	@for p in $$($(GO) list $(PKGS)); do \
+	  for f in $$($(GO) test -list '^Fuzz' $$p 2>/dev/null | grep '^Fuzz'); do \
+	    echo "$$p $$f"; $(GO) test $$p -run '^$$' -fuzz "^$$f$$" -fuzztime 10s || exit 1; done; done
+
+compat: build ## etcd's own client and command line against the binary
+	$(GO) test -count=1 -timeout 10m ./cmd/muster/... -run 'Etcd|Compat'
+
+bench: ## micro-benchmarks beside the code
+	$(GO) test -run '^$$' -bench . -benchmem $(PKGS)
+
+bench-etcd: build ## Muster and etcd v3.7 under the same load, in turn
+	cd cmd/muster/bench/etcdserver && $(GO) build -o $(CURDIR)/$(BIN)/bench-etcd-server .
+	$(BIN)/muster bench compare --etcd $(BIN)/bench-etcd-server
+
+lint: ## gofmt, vet and golangci-lint
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
+	$(GO) vet $(PKGS)
+	$(LINT) run $(PKGS)
+
+cluster: build ## three members on this machine, until Ctrl-C
+	@$(BIN)/muster server --help >/dev/null
+	@trap 'kill 0' INT TERM; for i in 1 2 3; do \
+	  $(BIN)/muster server --name m$$i --data-dir m$$i.muster --dns-listen 127.0.0.1:$$((8600+i)) \
+	    --listen-client-urls http://127.0.0.1:$${i}2379 --advertise-client-urls http://127.0.0.1:$${i}2379 \
+	    --listen-peer-urls http://127.0.0.1:$${i}2380 --initial-advertise-peer-urls http://127.0.0.1:$${i}2380 \
+	    --initial-cluster m1=http://127.0.0.1:12380,m2=http://127.0.0.1:22380,m3=http://127.0.0.1:32380 & done; wait
+
+check: lint build test race ## what CI runs
+
+clean:
+	rm -rf $(BIN)

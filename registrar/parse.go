@@ -39,9 +39,9 @@ func planned(path string) (fields []string, known bool) {
 	return nil, false
 }
 
-// Parse reads a configuration and normalizes and validates it. Unknown fields are refused with their line; known ones
-// that aren't supported yet are refused as such.
-func Parse(data []byte) (Config, error) {
+// Parse reads a configuration, lets override change it (flags over file), and normalizes and validates it. Unknown fields
+// are refused with their line; known ones that aren't supported yet are refused as such.
+func Parse(data []byte, override ...func(*Config)) (Config, error) {
 	var c Config
 	if len(data) > maxConfig {
 		return c, fmt.Errorf("%w: the file has %d bytes: split the services among several registrars", ErrConfig, len(data))
@@ -64,6 +64,9 @@ func Parse(data []byte) (Config, error) {
 	}
 	if err := yaml.UnmarshalWithOptions(data, &c, yaml.Strict()); err != nil {
 		return c, fmt.Errorf("%w: %w", ErrConfig, plain(err))
+	}
+	for _, fn := range override {
+		fn(&c)
 	}
 	if err := c.Normalize(); err != nil {
 		return c, err

@@ -181,12 +181,38 @@ func serverCommand(tb testing.TB) []string {
 	if s := strings.Fields(os.Getenv("MUSTER_TEST_SERVER")); len(s) > 0 {
 		return s
 	}
-	bin := filepath.Join(tb.TempDir(), "muster")
-	out, err := exec.Command("go", "build", "-o", bin, "github.com/musterhq/muster/cmd/muster").CombinedOutput()
+	return []string{build(tb), "server", "--dns-listen="}
+}
+
+// build links the server only if something has changed since any test last did: linking takes longer than most tests. The
+// copy in the user's cache is locked while it is looked at, and the test runs a link of its own, which stays what it is
+// when the cached one is replaced.
+func build(tb testing.TB) string {
+	tb.Helper()
+	own := filepath.Join(tb.TempDir(), "muster")
+	target := own
+	if cache, err := os.UserCacheDir(); err == nil {
+		dir := filepath.Join(cache, "muster-test")
+		if unlock, err := lock(dir); err == nil {
+			defer unlock()
+			target = filepath.Join(dir, "muster")
+		}
+	}
+	out, err := exec.Command("go", "build", "-o", target, "github.com/musterhq/muster/cmd/muster").CombinedOutput()
 	if err != nil {
 		tb.Fatalf("build the server under test: %v\n%s", err, out)
 	}
-	return []string{bin, "server", "--dns-listen="}
+	if target == own || os.Link(target, own) == nil {
+		return own
+	}
+	data, err := os.ReadFile(target) // on another file system
+	if err == nil {
+		err = os.WriteFile(own, data, 0o755)
+	}
+	if err != nil {
+		tb.Fatalf("copy the server under test: %v", err)
+	}
+	return own
 }
 
 func freePorts(tb testing.TB, n int) []string {

@@ -2,6 +2,12 @@
 
 package mustertest
 
-import "syscall"
+import (
+	"errors"
+	"syscall"
+)
 
 func dieWithParent() *syscall.SysProcAttr { return nil }
+
+// lock isn't there: every test builds its own server.
+func lock(string) (unlock func(), err error) { return nil, errors.ErrUnsupported }

@@ -108,19 +108,21 @@ func (s *Stream) readHistory(view *mvcc.View, from, target int64, room int) (to 
 			rev = ev.Rev
 		}
 		scanned++
-		enc := encoder{ev: &ev}
+		s.event = ev
+		s.encoder = encoder{ev: &s.event}
 		s.catching.visit(ev.KV.Key(), func(w *watcher) {
-			if !w.wants(&ev) {
+			if !w.wants(&s.event) {
 				return
 			}
 			before := w.cost
-			if w.collect(&enc, math.MaxInt) {
+			if w.collect(&s.encoder, math.MaxInt) {
 				s.touched = append(s.touched, w)
 			}
 			cost += w.cost - before
 		})
 		return true
 	})
+	s.event, s.encoder = mvcc.Event{}, encoder{} // they refer to the view's memory
 	return to, err
 }
 

@@ -66,6 +66,7 @@ type Hub struct {
 		watchers int // synced and behind
 		closed   bool
 		touched  []*watcher // scratch of Notify
+		encoder  encoder    // likewise
 	}
 
 	pending   atomic.Int64
@@ -123,13 +124,14 @@ func (h *Hub) fanOutLocked(events []mvcc.Event) {
 	touched := h.mu.touched[:0]
 	for i := range events {
 		ev := &events[i]
-		enc := encoder{ev: ev}
+		h.mu.encoder = encoder{ev: ev}
 		h.mu.synced.visit(ev.KV.Key(), func(w *watcher) {
-			if w.wants(ev) && w.collect(&enc, h.liveBudget) {
+			if w.wants(ev) && w.collect(&h.mu.encoder, h.liveBudget) {
 				touched = append(touched, w)
 			}
 		})
 	}
+	h.mu.encoder = encoder{} // it refers to the store's memory
 	queued := 0
 	for _, w := range touched {
 		queued += h.deliverLocked(w)

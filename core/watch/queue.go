@@ -27,14 +27,18 @@ type queue struct {
 	ring []entry // length zero or a power of two
 	head uint64  // number of the first entry, less one
 	n    int
+	peak int // most entries since it was last empty
 }
+
+const minRing = 4
 
 // push returns the new entry's number.
 func (q *queue) push(e entry) uint64 {
 	if q.n == len(q.ring) {
-		q.resize(max(4, 2*len(q.ring)))
+		q.resize(max(minRing, 2*len(q.ring)))
 	}
 	q.n++
+	q.peak = max(q.peak, q.n)
 	number := q.head + uint64(q.n)
 	*q.slot(number) = e
 	return number
@@ -46,9 +50,13 @@ func (q *queue) pop() entry {
 	*p = entry{}
 	q.head++
 	q.n--
-	// A burst must not leave its memory behind for the stream's life.
-	if len(q.ring) > 64 && q.n < len(q.ring)/8 {
-		q.resize(len(q.ring) / 2)
+	if q.n == 0 {
+		// A burst mustn't leave its memory behind for the stream's life, nor
+		// regular bursts resize the ring each time.
+		if len(q.ring) > minRing && q.peak < len(q.ring)/4 {
+			q.resize(len(q.ring) / 2)
+		}
+		q.peak = 0
 	}
 	return e
 }

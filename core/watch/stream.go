@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/musterhq/muster/core/interval"
+	"github.com/musterhq/muster/core/mvcc"
 )
 
 // Stream is one client's set of watchers and what they are owed.
@@ -47,6 +48,8 @@ type Stream struct {
 	lagging  []*watcher // watchers behind
 	catching group      // the same by key
 	touched  []*watcher // scratch of a history batch
+	event    mvcc.Event // likewise
+	encoder  encoder    // likewise
 }
 
 // maxControls is how many created, canceled and progress responses may wait

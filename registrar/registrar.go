@@ -136,11 +136,9 @@ func (r *Registrar) poke() {
 func (r *Registrar) run(ctx context.Context) {
 	defer close(r.ended)
 	for ctx.Err() == nil {
-		var rerr error
-		draining := false
+		// The checks run whether or not the store is there.
+		defs, draining, rerr := r.define()
 		next, done := r.agent.step(ctx, func() map[discovery.Ref]wish {
-			var defs map[discovery.Ref]definition
-			defs, draining, rerr = r.define()
 			return desire(defs, r.runner.States(), r.agent.adopted, r.agent.tallies, draining, r.agent.epoch, time.Now())
 		}, time.Now)
 		if rerr != nil { // an address that isn't there yet

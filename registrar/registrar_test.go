@@ -286,6 +286,24 @@ func TestTheStoreMayBeAwayAtStart(t *testing.T) {
 	})
 }
 
+func TestChecksRunWhileTheStoreIsAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, c := newFake(), &checks{}
+		f.down = true
+		c.set("10.0.0.1:8080", discovery.StatusPassing)
+		r := start(t, f, c, config(t, checkedConfig))
+		time.Sleep(5 * time.Second)
+		for k, s := range r.Checks() {
+			if s.Status != discovery.StatusPassing {
+				t.Fatalf("%s: %+v", k, s)
+			}
+		}
+		if len(r.Checks()) != 1 {
+			t.Fatal("no check runs")
+		}
+	})
+}
+
 func TestDrainComesBeforeDeregistration(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, c := newFake(), &checks{}

@@ -227,7 +227,7 @@ func (a *agent) reconcile(ctx context.Context, wishes map[discovery.Ref]wish, no
 			a.logger.Info("deregistered", "instance", ref.String())
 		}
 	}
-	if err := a.register(ctx, wishes, p.register, records, now); err != nil {
+	if err := a.register(ctx, wishes, p.register, records); err != nil {
 		return err
 	}
 	return a.setHealth(ctx, wishes, p.health, now)
@@ -286,7 +286,7 @@ func (a *agent) read(ctx context.Context, wishes map[discovery.Ref]wish) (map[di
 }
 
 func (a *agent) register(
-	ctx context.Context, wishes map[discovery.Ref]wish, refs []discovery.Ref, records map[discovery.Ref]discovery.Record, now func() time.Time,
+	ctx context.Context, wishes map[discovery.Ref]wish, refs []discovery.Ref, records map[discovery.Ref]discovery.Record,
 ) error {
 	if len(refs) == 0 {
 		return nil
@@ -315,7 +315,7 @@ func (a *agent) register(
 		}
 		w := wishes[ref]
 		_, again := a.stored[ref]
-		a.stored[ref] = held{encoded: string(w.instance.EncodeKnown()), health: w.health, wrote: now()}
+		a.stored[ref] = held{encoded: string(w.instance.EncodeKnown()), health: w.health}
 		if !again {
 			a.logger.Info("registered", "instance", ref.String(), "endpoints", len(w.instance.Endpoints))
 		}

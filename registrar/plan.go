@@ -13,7 +13,7 @@ import (
 type held struct {
 	encoded string // the instance as Encode gives it, without unknown fields
 	health  *discovery.Health
-	wrote   time.Time // when health was last written by this process
+	wrote   time.Time // when its health alone was last written by this process
 }
 
 // plan is what must be done so that the store says what is wished.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/musterhq/muster/cmd/muster/dns"
 	"github.com/musterhq/muster/cmd/muster/registrar"
+	"github.com/musterhq/muster/cmd/muster/bench"
 	"github.com/musterhq/muster/cmd/muster/server"
 	core "github.com/musterhq/muster/core/server"
 )
@@ -51,7 +52,7 @@ func program(argv []string) (root *cobra.Command, args []string, err error) {
 		SilenceErrors: true,
 	}
 	serve := server.Command()
-	root.AddCommand(serve, dns.Command(), registrar.Command(), versionCommand())
+	root.AddCommand(serve, bench.Command(), dns.Command(), registrar.Command(), versionCommand())
 
 	args = argv[1:]
 	if server.AsEtcd(argv[0]) {

@@ -35,9 +35,10 @@ type Config struct {
 	// Stream keeps one stream a client, on which each message is answered by a message.
 	Stream bool
 	// Push, with Stream, expects messages without asking for them: each client opens a
-	// stream, sends Opening messages, and receives until the context ends.
-	Push    bool
-	Opening int // messages a stream begins with; 0 means 1
+	// stream, sends its Opening messages, and receives until the context ends.
+	Push bool
+	// Opening is the number of messages that a connection's streams begin with; nil means 1.
+	Opening func(conn int) int
 	// Total ends the run after so many calls, Duration after a time; the first reached
 	// counts, and 0 is no limit. Calls outstanding then are waited for.
 	Total    int

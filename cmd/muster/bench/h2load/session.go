@@ -185,7 +185,11 @@ func (s *session) begin(client int, at time.Duration) error {
 	if s.cfg.Stream {
 		s.stream[client] = id
 	}
-	for range max(s.cfg.Opening, 1) {
+	opening := 1
+	if s.cfg.Opening != nil {
+		opening = s.cfg.Opening(s.number)
+	}
+	for range opening {
 		s.message(sl)
 	}
 	return nil

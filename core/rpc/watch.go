@@ -208,8 +208,10 @@ type watchReply struct {
 	more   bool
 }
 
+// size is the message's size, or a few bytes more.
 func (m *watchReply) size() int {
-	n := maxHeader + 2*11 + 3*2
+	n := len(m.id.prefix) + 2 + sizeField(uint64(m.Rev)) + sizeField(m.term) +
+		sizeField(uint64(m.WatchID)) + sizeField(uint64(m.CompactRev)) + 3*2
 	if m.Err != nil {
 		n += 1 + 10 + len(cancelReason(m.Err))
 	}
@@ -219,27 +221,44 @@ func (m *watchReply) size() int {
 	return n
 }
 
-// encode makes the message. Events of some size go to the transport as they
-// are, so that one large value for many watchers is in memory once.
-func (m *watchReply) encode() *encoded {
+// watchMessage is an encoded WatchResponse. For the most common one, a single
+// event, it is one object beside the event's bytes.
+type watchMessage struct {
+	bufs   mem.BufferSlice
+	parts  [2]mem.Buffer
+	fields [72]byte
+}
+
+func (m *watchMessage) marshalWire() (mem.BufferSlice, error) { return m.bufs, nil }
+
+// shareFrom is the size from which an event's bytes go to the transport as they
+// are, and not as a copy for each watcher.
+const shareFrom = 128
+
+func (m *watchReply) encode() *watchMessage {
 	size := m.size()
 	for _, e := range m.events {
-		if len(e.Wire) >= byReference {
+		if len(e.Wire) >= shareFrom {
 			size -= len(e.Wire)
 		}
 	}
-	b := m.appendFields(make([]byte, 0, size))
-	out := new(encoded)
+	out := new(watchMessage)
+	out.bufs = out.parts[:0]
+	b := out.fields[:0]
+	if size > len(out.fields) {
+		b = make([]byte, 0, size)
+	}
+	b = m.appendFields(b)
 	for _, e := range m.events {
-		if len(e.Wire) < byReference {
+		if len(e.Wire) < shareFrom {
 			b = append(b, e.Wire...)
 			continue
 		}
-		out.bufs = append(out.bufs, mem.SliceBuffer(b), mem.SliceBuffer(e.Wire))
-		b = b[len(b):]
-	}
-	if out.bufs == nil {
-		return out.one(b)
+		if len(b) > 0 {
+			out.bufs = append(out.bufs, mem.SliceBuffer(b))
+			b = b[len(b):]
+		}
+		out.bufs = append(out.bufs, mem.SliceBuffer(e.Wire))
 	}
 	if len(b) > 0 {
 		out.bufs = append(out.bufs, mem.SliceBuffer(b))
@@ -258,6 +277,8 @@ func (m *watchReply) appendFields(b []byte) []byte {
 	}
 	return appendBoolField(b, 7, m.more)
 }
+
+func sizeField(v uint64) int { return 1 + sizeVarint(v) }
 
 // cancelReason is etcd's wording for why a watcher was refused.
 func cancelReason(err error) string {

@@ -76,22 +76,26 @@ func (s *Stream) cancelCompacted(compactRev int64) {
 	if !slices.ContainsFunc(s.lagging, func(w *watcher) bool { return w.next < compactRev }) {
 		return
 	}
+	canceled := 0
 	s.hub.mu.Lock()
-	defer s.hub.mu.Unlock()
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	slices.SortFunc(s.lagging, func(a, b *watcher) int { return cmp.Compare(a.id, b.id) })
 	for _, w := range s.lagging {
-		if w.next < compactRev && !w.gone && !s.mu.closed {
-			s.removeLocked(w)
-			s.controlLocked(nil, Response{WatchID: w.id, CompactRev: compactRev, Canceled: true})
-			if len(s.mu.compacted) == maxCompacted {
-				s.mu.compacted = slices.Delete(s.mu.compacted, 0, 1)
-			}
-			s.mu.compacted = append(s.mu.compacted, w.id)
+		if w.next >= compactRev || w.gone || s.mu.closed {
+			continue
 		}
+		canceled++
+		s.removeLocked(w)
+		s.controlLocked(nil, Response{WatchID: w.id, CompactRev: compactRev, Canceled: true})
+		if len(s.mu.compacted) == maxCompacted {
+			s.mu.compacted = slices.Delete(s.mu.compacted, 0, 1)
+		}
+		s.mu.compacted = append(s.mu.compacted, w.id)
 	}
 	s.takeOverLocked()
+	s.mu.Unlock()
+	s.hub.mu.Unlock()
+	s.hub.log.Debug("watchers canceled: their history is compacted", "compact_revision", compactRev, "watchers", canceled)
 }
 
 // readHistory collects events from revision from on and returns the revision up

@@ -186,9 +186,14 @@ func (h *Hub) demoteLocked(w *watcher, next int64) {
 // them from history, or are canceled where it is compacted; those whose start
 // still lies in the future stay as they are.
 func (h *Hub) Reset(rev int64) {
+	last, fallen := h.reset(rev)
+	h.log.Info("watchers continue from history after a checkpoint", "from_revision", last, "to_revision", rev, "watchers", fallen)
+}
+
+func (h *Hub) reset(rev int64) (last int64, fallen int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	last := h.rev.Load()
+	last = h.rev.Load()
 	if rev < last {
 		panic(fmt.Sprintf("watch: reset to revision %d when at %d: a store never goes back", rev, last))
 	}
@@ -200,12 +205,14 @@ func (h *Hub) Reset(rev int64) {
 			}
 			if next := max(w.next, last+1); next <= rev {
 				h.demoteLocked(w, next)
+				fallen++
 			}
 		}
 		s.wakeLocked()
 		s.mu.Unlock()
 	}
 	h.rev.Store(rev)
+	return last, fallen
 }
 
 // Stats reports the hub's gauges and counters.

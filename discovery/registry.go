@@ -52,7 +52,7 @@ func Conflicts(err error) (conflicts []*ConflictError, rest error) {
 	if !errors.As(err, &c) {
 		return nil, err
 	}
-	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // the node itself, not what it wraps
+	joined, ok := err.(interface{ Unwrap() []error })
 	if !ok {
 		return []*ConflictError{c}, nil
 	}

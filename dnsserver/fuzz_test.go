@@ -199,15 +199,13 @@ func subset(got, all []string) bool {
 // world is a snapshot with something of everything.
 func world() *catalog.Snapshot {
 	in := append(copies("web", 5, true), copies("big", 200, true)...)
-	for _, i := range []discovery.Instance{
+	in = append(in, []discovery.Instance{
 		{ID: "h1", NS: "prod", Svc: "db", Meta: map[string]string{"a": "b", "long": strings.Repeat(`x\"`, 200)},
 			Endpoints: []discovery.Endpoint{{Name: "pg", Addr: "10.0.0.9", Port: 5432}}, Weight: 7},
 		{ID: "e1", NS: "default", Svc: "ext", Endpoints: []discovery.Endpoint{{Name: "x", Addr: "Db.Example.com", Port: 1}}},
 		{ID: "e1", NS: "default", Svc: "alias", Endpoints: []discovery.Endpoint{{Name: "x", Addr: "big.svc.muster.internal", Port: 1}}},
 		{ID: "e1", NS: "default", Svc: "loop", Endpoints: []discovery.Endpoint{{Name: "x", Addr: "loop.svc.muster.internal", Port: 1}}},
-	} {
-		in = append(in, i)
-	}
+	}...)
 	return catalog.NewSnapshot(77, in...).
 		WithPolicy(discovery.Service{NS: "default", Name: "big", MaxAnswers: 150}).
 		WithPolicy(discovery.Service{NS: "default", Name: "strict", EmptyAnswer: discovery.EmptyAnswerNXDomain})

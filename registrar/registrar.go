@@ -106,7 +106,7 @@ func Open(ctx context.Context, cfg Config, opts Options) (*Registrar, error) {
 	r.agent = &agent{
 		store: opts.Store, file: file, logger: opts.Logger, random: opts.Random, ttl: cfg.Lease.TTL, owner: cfg.Node.Name,
 		// Later incarnations have greater epochs, also if the file was lost.
-		epoch:  max(mem.Epoch+1, uint64(max(0, time.Now().UnixMilli()))), //nolint:gosec // not negative
+		epoch:  max(mem.Epoch+1, uint64(max(0, time.Now().UnixMilli()))),
 		stored: map[discovery.Ref]held{}, blocked: map[discovery.Ref]bool{}, adopted: map[discovery.Ref]bool{}, tallies: map[discovery.Ref]*tally{},
 	}
 	r.agent.remember(mem)
@@ -137,7 +137,7 @@ func (r *Registrar) run(ctx context.Context) {
 	defer close(r.ended)
 	for ctx.Err() == nil {
 		// The checks run whether or not the store is there.
-		defs, draining, rerr := r.define()
+		defs, draining, rerr := r.define() //nolint:contextcheck // checks end with the Registrar, not with this round
 		next, done := r.agent.step(ctx, func() map[discovery.Ref]wish {
 			return desire(defs, r.runner.States(), r.agent.adopted, r.agent.tallies, draining, r.agent.epoch, time.Now())
 		}, time.Now)

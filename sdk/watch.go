@@ -2,6 +2,7 @@ package sdk
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -124,7 +125,7 @@ func (w *watcher) run(ctx context.Context, f *failover) error {
 	}
 	w.parts = nil
 	// A send that fails shows its reason on Recv.
-	if err := s.Send(w.req.watch(w.next)); err != nil && err != io.EOF {
+	if err := s.Send(w.req.watch(w.next)); err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
 	dog := newWatchdog(func() { _ = s.Send(progressRequest()) }, cancel)
@@ -133,7 +134,7 @@ func (w *watcher) run(ctx context.Context, f *failover) error {
 		dog.arm()
 		resp, err := s.Recv()
 		dog.rest()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return status.Error(codes.Unavailable, "sdk: watch: the member has closed the stream")
 		}
 		if err != nil {

@@ -184,6 +184,7 @@ func (m *Machine) applySettings(body []byte, want bool) ([]byte, error) {
 		return nil, err
 	}
 	m.settings = s
+	m.members.SetMaxLearners(int(s.MaxLearners))
 	m.hash.fold(effectSettings, 0, digest(s.Encode()))
 	return emptyReply(want), nil
 }
@@ -212,27 +213,43 @@ func ConfChangeContext(c Command, change membership.Change) (*raftpb.ConfChangeV
 	return change.ConfChange(c.AppendTo(nil))
 }
 
+// ChangeCommand is a membership change as its command, by which a member passes
+// it on to the leader.
+type ChangeCommand struct {
+	Encoded
+	Change membership.Change
+}
+
+// ParseChangeCommand reads the context of a configuration change that
+// ConfChangeContext made.
+func ParseChangeCommand(context []byte) (ChangeCommand, error) {
+	c, err := ParseCommand(context)
+	if err != nil {
+		return ChangeCommand{}, err
+	}
+	if c.Kind != ConfChange {
+		return ChangeCommand{}, fmt.Errorf("%w: kind %v in a configuration change", ErrBadEntry, c.Kind)
+	}
+	change, err := membership.UnmarshalChange(c.body())
+	return ChangeCommand{c, change}, err
+}
+
+// ConfChange gives what raft is to agree on; the command's bytes go with it.
+func (c ChangeCommand) ConfChange() (*raftpb.ConfChangeV2, error) {
+	return c.Change.ConfChange(c.Bytes)
+}
+
 // parseConfChange reads what ConfChangeContext made. A change without a context
 // concerns raft alone (it leaves a joint configuration): its Op is empty.
 func parseConfChange(cc *raftpb.ConfChangeV2) (Encoded, membership.Change, error) {
 	if len(cc.GetContext()) == 0 && len(cc.GetChanges()) == 0 {
 		return Encoded{}, membership.Change{}, nil
 	}
-	c, err := ParseCommand(cc.GetContext())
-	if err != nil {
-		return c, membership.Change{}, err
+	c, err := ParseChangeCommand(cc.GetContext())
+	if err == nil && !c.Change.Matches(cc) {
+		err = fmt.Errorf("%w: raft is told something else than the members", membership.ErrBadChange)
 	}
-	if c.Kind != ConfChange {
-		return c, membership.Change{}, fmt.Errorf("%w: kind %v in a configuration change", ErrBadEntry, c.Kind)
-	}
-	change, err := membership.UnmarshalChange(c.body())
-	if err != nil {
-		return c, change, err
-	}
-	if !change.Matches(cc) {
-		return c, change, fmt.Errorf("%w: raft is told something else than the members", membership.ErrBadChange)
-	}
-	return c, change, nil
+	return c.Encoded, c.Change, err
 }
 
 // CheckConfChange says whether ApplyConfChange will carry the change out. If

@@ -46,7 +46,7 @@ func refusalCode(err error) uint64 {
 		15: lease.ErrNotFound, 16: lease.ErrExists, 17: lease.ErrTTLTooLarge,
 		18: membership.ErrIDRemoved, 19: membership.ErrIDExists, 20: membership.ErrIDNotFound,
 		21: membership.ErrPeerURLExists, 22: membership.ErrNotLearner, 23: membership.ErrTooManyLearners,
-		24: membership.ErrBadChange, 25: ErrBadVersion,
+		24: membership.ErrBadChange, 25: ErrBadVersion, 26: membership.ErrLastVoter,
 	} {
 		if known != nil && errors.Is(err, known) {
 			return uint64(code)

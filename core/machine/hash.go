@@ -27,6 +27,8 @@ const hashVersion = 1
 //	effectMember    member             xxhash64 of its encoding, 0 when removed
 //	effectSettings  0                  xxhash64 of their encoding
 //	effectVersion   0                  xxhash64 of the version
+//	effectRestored  revision           HashKV of a snapshot that a cluster was founded on
+//	effectRestored  compact revision   number of leases
 //
 // Entry boundaries are no effect: how commands were batched doesn't matter.
 type runningHash uint64
@@ -43,6 +45,7 @@ const (
 	effectMember
 	effectSettings
 	effectVersion
+	effectRestored
 )
 
 // fold takes in one effect. Each step is a bijection of the hash for a given

@@ -16,10 +16,7 @@ type Config struct {
 	// Settings a new cluster starts with; zero fields have their defaults. All
 	// founding members must be given the same. Afterwards settings change by command.
 	Settings Settings
-	// MaxLearners is how many learners there may be, 0 for etcd's one. It must be the
-	// same on all members.
-	MaxLearners int
-	Logger      *slog.Logger
+	Logger   *slog.Logger
 }
 
 func (c Config) logger() *slog.Logger {
@@ -77,7 +74,6 @@ func New(cfg Config, members ...membership.Member) (*Machine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("founding members: %w", err)
 	}
-	set.SetMaxLearners(cfg.MaxLearners)
 	m := &Machine{
 		log:       cfg.logger(),
 		kv:        mvcc.New(),
@@ -86,6 +82,7 @@ func New(cfg Config, members ...membership.Member) (*Machine, error) {
 		settings:  cfg.Settings.withDefaults(),
 		confState: new(raftpb.ConfState),
 	}
+	set.SetMaxLearners(int(m.settings.MaxLearners))
 	for _, member := range set.Members() {
 		if member.IsLearner {
 			m.confState.Learners = append(m.confState.Learners, member.ID)

@@ -65,6 +65,15 @@ func Refound(cfg Config, src Source, bump int64, markCompacted bool, members ...
 	m.members, m.confState, m.settings = fresh.members, fresh.confState, fresh.settings
 	m.alarms, m.full, m.clusterVersion = nil, false, ""
 	m.index, m.term, m.hash, m.recent = 0, 0, 0, hashLog{}
+	// A member founded from other data, or from none, is found out by the first
+	// comparison of hashes.
+	v := m.kv.Publish()
+	content, compactRev, rev, err := v.HashKV(0)
+	if err != nil {
+		return nil, err
+	}
+	m.hash.fold(effectRestored, uint64(rev), uint64(content))
+	m.hash.fold(effectRestored, uint64(compactRev), uint64(m.leases.Len()))
 	return m, nil
 }
 
@@ -132,7 +141,7 @@ func (r *restoring) finish(cfg Config, adjust func(rev, compactRev int64) (int64
 	if m.members, err = membership.NewSet(r.members, r.removed); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrBadCheckpoint, err)
 	}
-	m.members.SetMaxLearners(cfg.MaxLearners)
+	m.members.SetMaxLearners(int(m.settings.MaxLearners))
 	if r.confState != nil {
 		m.confState = r.confState.raft()
 	} else if fresh, err := New(cfg, r.members...); err == nil {

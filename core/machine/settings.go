@@ -5,6 +5,8 @@ import (
 	"math"
 
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/musterhq/muster/core/membership"
 )
 
 // Settings are the limits that affect results, so they are part of the
@@ -15,11 +17,12 @@ type Settings struct {
 	MaxTxnOps       int64
 	MaxRequestBytes int64
 	MinLeaseTTL     int64 // seconds
+	MaxLearners     int64
 }
 
 // DefaultSettings are those of a new cluster, and etcd's.
 func DefaultSettings() Settings {
-	return Settings{Quota: 2 << 30, MaxTxnOps: 128, MaxRequestBytes: 1536 << 10, MinLeaseTTL: 2}
+	return Settings{Quota: 2 << 30, MaxTxnOps: 128, MaxRequestBytes: 1536 << 10, MinLeaseTTL: 2, MaxLearners: membership.DefaultMaxLearners}
 }
 
 // withDefaults replaces zero fields.
@@ -30,6 +33,7 @@ func (s Settings) withDefaults() Settings {
 		{&s.MaxTxnOps, &d.MaxTxnOps},
 		{&s.MaxRequestBytes, &d.MaxRequestBytes},
 		{&s.MinLeaseTTL, &d.MinLeaseTTL},
+		{&s.MaxLearners, &d.MaxLearners},
 	} {
 		if *f.have == 0 {
 			*f.have = *f.want
@@ -42,7 +46,7 @@ func (s Settings) withDefaults() Settings {
 // and leaves the setting as it is.
 func (s Settings) Encode() []byte {
 	var b []byte
-	for i, v := range [...]int64{s.Quota, s.MaxTxnOps, s.MaxRequestBytes, s.MinLeaseTTL} {
+	for i, v := range [...]int64{s.Quota, s.MaxTxnOps, s.MaxRequestBytes, s.MinLeaseTTL, s.MaxLearners} {
 		if v != 0 {
 			b = protowire.AppendTag(b, protowire.Number(i+1), protowire.VarintType)
 			b = protowire.AppendVarint(b, uint64(v))
@@ -55,7 +59,7 @@ func (s Settings) Encode() []byte {
 // would be enforced by others and not here, so it is refused.
 func (s Settings) merge(b []byte) (Settings, error) {
 	fields := map[protowire.Number]*int64{
-		1: &s.Quota, 2: &s.MaxTxnOps, 3: &s.MaxRequestBytes, 4: &s.MinLeaseTTL,
+		1: &s.Quota, 2: &s.MaxTxnOps, 3: &s.MaxRequestBytes, 4: &s.MinLeaseTTL, 5: &s.MaxLearners,
 	}
 	for len(b) > 0 {
 		f, rest, err := nextField(b)
@@ -68,7 +72,7 @@ func (s Settings) merge(b []byte) (Settings, error) {
 		}
 		*to, b = int64(f.u), rest
 	}
-	if s.MaxTxnOps < 1 || s.MaxTxnOps > math.MaxInt32 || s.MaxRequestBytes < 1 || s.MinLeaseTTL < 1 || s.Quota == 0 {
+	if s.MaxTxnOps < 1 || s.MaxTxnOps > math.MaxInt32 || s.MaxRequestBytes < 1 || s.MinLeaseTTL < 1 || s.MaxLearners < 1 || s.Quota == 0 {
 		return s, fmt.Errorf("%w: %+v", ErrBadSettings, s)
 	}
 	return s, nil

@@ -56,11 +56,11 @@ func (t *txnRun) choose(r *txnRequest) {
 	}
 }
 
-func (r *txnRequest) branch(ok bool) []operation {
+func (t *txnRequest) branch(ok bool) []operation {
 	if ok {
-		return r.success
+		return t.success
 	}
-	return r.failure
+	return t.failure
 }
 
 // take walks the path: it says whether the txn that is met now succeeds and

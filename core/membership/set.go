@@ -14,6 +14,8 @@ var (
 	ErrPeerURLExists   = errors.New("membership: peerURL exists")
 	ErrNotLearner      = errors.New("membership: can only promote a learner member")
 	ErrTooManyLearners = errors.New("membership: too many learner members in cluster")
+	// ErrLastVoter has no counterpart: etcd panics there.
+	ErrLastVoter = errors.New("membership: the last voting member cannot be removed")
 )
 
 // DefaultMaxLearners is etcd's limit.
@@ -110,6 +112,9 @@ func (s *Set) Check(c Change) error {
 	case UpdatePeer:
 		return s.checkPeerURLs(c.Member)
 	case Remove:
+		if _, voters := s.startedVoters(0); !old.IsLearner && voters == 1 {
+			return fmt.Errorf("%w: %s", ErrLastVoter, FormatID(id))
+		}
 	default:
 		return fmt.Errorf("%w: operation %q", ErrBadChange, c.Op)
 	}

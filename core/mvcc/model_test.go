@@ -30,8 +30,10 @@ type change struct {
 func newModel() model { return model{rev: 1, compactRev: -1} }
 
 func (c change) record() Record {
-	b, err := proto.Marshal(&mvccpb.KeyValue{Key: c.kv.Key, Value: c.kv.Value, CreateRevision: c.kv.CreateRevision,
-		ModRevision: c.kv.ModRevision, Version: c.kv.Version, Lease: c.kv.Lease})
+	b, err := proto.Marshal(&mvccpb.KeyValue{
+		Key: c.kv.Key, Value: c.kv.Value, CreateRevision: c.kv.CreateRevision,
+		ModRevision: c.kv.ModRevision, Version: c.kv.Version, Lease: c.kv.Lease,
+	})
 	if err != nil {
 		panic(err)
 	}

@@ -164,8 +164,10 @@ func scanOptions(t *testing.T, d *datadriven.TestData) RangeOptions {
 	d.MaybeScanArgs(t, "k", &key)
 	d.MaybeScanArgs(t, "end", &end)
 	o.Key, o.End = []byte(key), unquote(end)
-	for name, dst := range map[string]*int64{"rev": &o.Rev, "limit": &o.Limit, "minmod": &o.MinMod, "maxmod": &o.MaxMod,
-		"mincreate": &o.MinCreate, "maxcreate": &o.MaxCreate} {
+	for name, dst := range map[string]*int64{
+		"rev": &o.Rev, "limit": &o.Limit, "minmod": &o.MinMod, "maxmod": &o.MaxMod,
+		"mincreate": &o.MinCreate, "maxcreate": &o.MaxCreate,
+	} {
 		d.MaybeScanArgs(t, name, dst)
 	}
 	o.CountOnly = d.HasArg("count")
@@ -173,8 +175,10 @@ func scanOptions(t *testing.T, d *datadriven.TestData) RangeOptions {
 		o.Order = OrderDescend
 	}
 	d.MaybeScanArgs(t, "sort", &sort)
-	o.SortBy = map[string]SortTarget{"": SortKey, "key": SortKey, "version": SortVersion, "create": SortCreate,
-		"mod": SortMod, "value": SortValue, "nonsense": 9}[sort]
+	o.SortBy = map[string]SortTarget{
+		"": SortKey, "key": SortKey, "version": SortVersion, "create": SortCreate,
+		"mod": SortMod, "value": SortValue, "nonsense": 9,
+	}[sort]
 	return o
 }
 

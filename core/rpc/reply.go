@@ -55,7 +55,7 @@ type encoded struct {
 // inlineReply fits a header and a few small fields.
 const inlineReply = 72
 
-func (e *encoded) marshalWire() (mem.BufferSlice, error) { return e.bufs, nil }
+func (e *encoded) marshalWire() (mem.BufferSlice, error) { return e.bufs, nil } //nolint:unparam // wireReply, which others may fail at
 
 // one makes b, which may stand on inline, the whole reply.
 func (e *encoded) one(b []byte) *encoded {

@@ -157,7 +157,7 @@ const (
 	// streamWorkers keep their grown stacks from call to call. Long streams
 	// occupy workers; beyond them grpc starts a goroutine a call.
 	streamWorkers = 1024
-	// writeBuffer is shared: a connection has one only while it is writing.
+	// writeBuffer is shared (grpc-go does so by default): a connection has one only while it is writing.
 	writeBuffer = 128 << 10
 	// readBuffer is held by every connection for life.
 	readBuffer = 32 << 10
@@ -174,7 +174,6 @@ func options(cfg Config, g *guard) []grpc.ServerOption {
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.MaxConcurrentStreams(cfg.MaxConcurrentStreams),
 		grpc.NumStreamWorkers(streamWorkers),
-		grpc.SharedWriteBuffer(true),
 		grpc.WriteBufferSize(writeBuffer),
 		grpc.ReadBufferSize(readBuffer),
 		grpc.InitialWindowSize(window),

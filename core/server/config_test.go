@@ -76,7 +76,7 @@ func TestFlagsTakeEtcdsForms(t *testing.T) {
 
 func TestWrongSettingsNameTheirSource(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "muster.yml")
-	if err := os.WriteFile(file, []byte("nmae: x\nheartbeat-interval: soon\nclient-transport-security:\n  cert-file: x\n"), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte("naem: x\nheartbeat-interval: soon\nclient-transport-security:\n  cert-file: x\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
@@ -86,7 +86,7 @@ func TestWrongSettingsNameTheirSource(t *testing.T) {
 		{[]string{"--cert-file=x"}, nil, []string{"--cert-file"}},
 		{[]string{"--heartbeat-interval=1s"}, nil, []string{"heartbeat-interval", "milliseconds"}},
 		{nil, []string{"ETCD_ELECTION_TIMEOUT=x"}, []string{"ETCD_ELECTION_TIMEOUT"}},
-		{[]string{"--config-file=" + file}, nil, []string{`"nmae"`, `"heartbeat-interval"`, `"client-transport-security"`, "remove it"}},
+		{[]string{"--config-file=" + file}, nil, []string{`"naem"`, `"heartbeat-interval"`, `"client-transport-security"`, "remove it"}},
 		{[]string{"--config-file=/nowhere"}, nil, []string{"--config-file", "/nowhere"}},
 	} {
 		_, _, _, err := parse(t, c.args, c.env)

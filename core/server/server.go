@@ -95,7 +95,7 @@ func Open(ctx context.Context, cfg Config) (_ *Server, err error) {
 	}
 
 	// What clients and operators talk to.
-	if s.rpc, err = rpc.NewServer(s.rpcConfig(registry)); err != nil {
+	if s.rpc, err = rpc.NewServer(s.rpcConfig(registry)); err != nil { //nolint:contextcheck // its goroutines outlive this call, Close ends them
 		return nil, err
 	}
 	operators, err := ops.New(ops.Config{

@@ -48,7 +48,7 @@ func (b *leaseBook) judge(w *World, id int64, f *leaseFate) {
 }
 
 // applied notes leases that an apply ended.
-func (b *leaseBook) applied(w *World, m *member, d node.ApplyDone) {
+func (b *leaseBook) applied(w *World, d node.ApplyDone) {
 	for _, e := range d.Leases {
 		if e.Granted || e.Checkpointed {
 			continue

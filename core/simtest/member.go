@@ -302,7 +302,7 @@ func (m *member) startApply() {
 			}
 			m.applying = false
 			m.w.truth.applied(m.w, m)
-			m.w.leases.applied(m.w, m, done)
+			m.w.leases.applied(m.w, done)
 			outcomes := make([]outcome, len(results))
 			for i, r := range results {
 				outcomes[i] = outcome{res: r, err: r.Err}

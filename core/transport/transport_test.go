@@ -37,6 +37,7 @@ func (i *inbox) Unreachable(id uint64) {
 	default:
 	}
 }
+
 func (i *inbox) IsMember(id uint64) bool {
 	if !i.strict {
 		return true
@@ -44,6 +45,7 @@ func (i *inbox) IsMember(id uint64) bool {
 	_, ok := i.members.Load(id)
 	return ok
 }
+
 func (i *inbox) ReceiveSnapshot(_ context.Context, _ uint64, h []byte, body io.Reader) error {
 	return i.snapshot(h, body)
 }

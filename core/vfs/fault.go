@@ -32,8 +32,10 @@ const (
 )
 
 func (k Kind) String() string {
-	names := [numKinds]string{"open", "read", "write", "sync", "truncate", "preallocate", "size", "close",
-		"mkdir", "remove", "rename", "readdir", "stat", "syncdir", "lock", "free"}
+	names := [numKinds]string{
+		"open", "read", "write", "sync", "truncate", "preallocate", "size", "close",
+		"mkdir", "remove", "rename", "readdir", "stat", "syncdir", "lock", "free",
+	}
 	if k < numKinds {
 		return names[k]
 	}

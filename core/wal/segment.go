@@ -62,8 +62,10 @@ func (h header) encode() []byte {
 		flags |= 2
 	}
 	le.PutUint32(b[12:], flags)
-	for i, v := range []uint64{h.salt, h.md.NodeID, h.md.ClusterID, h.seq, h.pos.Index, h.pos.Term,
-		h.hard.term, h.hard.vote, h.hard.commit, uint64(h.prevEnd)} {
+	for i, v := range []uint64{
+		h.salt, h.md.NodeID, h.md.ClusterID, h.seq, h.pos.Index, h.pos.Term,
+		h.hard.term, h.hard.vote, h.hard.commit, uint64(h.prevEnd),
+	} {
 		le.PutUint64(b[16+8*i:], v)
 	}
 	le.PutUint32(b[headerSize-4:], crc32.Checksum(b[:headerSize-4], castagnoli))

@@ -252,8 +252,10 @@ func TestTheFirstFailedWriteOrSyncIsFinal(t *testing.T) {
 				if err := l.Sync(); !errors.Is(err, wal.ErrFailed) || !errors.Is(err, errors.Unwrap(fault)) && !errors.Is(err, fault) {
 					t.Fatalf("Sync: got %v, want ErrFailed and the cause", err)
 				}
-				for what, err := range map[string]error{"Append": l.Append(nil, nil), "Sync": l.Sync(),
-					"Reset": l.Reset(wal.Position{}, nil), "ReleaseBefore": l.ReleaseBefore(9)} {
+				for what, err := range map[string]error{
+					"Append": l.Append(nil, nil), "Sync": l.Sync(),
+					"Reset": l.Reset(wal.Position{}, nil), "ReleaseBefore": l.ReleaseBefore(9),
+				} {
 					if !errors.Is(err, wal.ErrFailed) {
 						t.Errorf("%s after the failure: got %v, want ErrFailed", what, err)
 					}

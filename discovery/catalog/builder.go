@@ -173,9 +173,9 @@ func (b *builder) place(ref discovery.Ref, n *InstanceView, rev int64) {
 	b.settle(v, rev)
 }
 
-func (v *ServiceView) count(i *InstanceView, by int) {
+func (s *ServiceView) count(i *InstanceView, by int) {
 	if i.Serving {
-		v.Serving += by
+		s.Serving += by
 	}
 }
 

@@ -24,16 +24,15 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // store is a small in-memory store with history, a scripted Source.
 type store struct {
-	mu        sync.Mutex
-	rev       int64
-	compacted int64
-	kvs       map[string]sdk.KV
-	history   []sdk.WatchBatch // one a revision
-	wake      chan struct{}
-	down      error // what List and Revision answer
-	cut       int64 // watches end with sdk.ErrCompacted when asked from below
-	lists     int
-	watchers  int
+	mu       sync.Mutex
+	rev      int64
+	kvs      map[string]sdk.KV
+	history  []sdk.WatchBatch // one a revision
+	wake     chan struct{}
+	down     error // what List and Revision answer
+	cut      int64 // watches end with sdk.ErrCompacted when asked from below
+	lists    int
+	watchers int
 }
 
 func newStore() *store {

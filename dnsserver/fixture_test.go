@@ -45,7 +45,8 @@ func copies(svc string, n int, both bool) []discovery.Instance {
 		}
 		if both {
 			in.Endpoints = append(in.Endpoints, discovery.Endpoint{
-				Name: "grpc", Proto: "tcp", Addr: fmt.Sprintf("2001:db8::%x", i+1), Port: 9090})
+				Name: "grpc", Proto: "tcp", Addr: fmt.Sprintf("2001:db8::%x", i+1), Port: 9090,
+			})
 		}
 		out = append(out, in)
 	}

@@ -200,8 +200,10 @@ func subset(got, all []string) bool {
 func world() *catalog.Snapshot {
 	in := append(copies("web", 5, true), copies("big", 200, true)...)
 	in = append(in, []discovery.Instance{
-		{ID: "h1", NS: "prod", Svc: "db", Meta: map[string]string{"a": "b", "long": strings.Repeat(`x\"`, 200)},
-			Endpoints: []discovery.Endpoint{{Name: "pg", Addr: "10.0.0.9", Port: 5432}}, Weight: 7},
+		{
+			ID: "h1", NS: "prod", Svc: "db", Meta: map[string]string{"a": "b", "long": strings.Repeat(`x\"`, 200)},
+			Endpoints: []discovery.Endpoint{{Name: "pg", Addr: "10.0.0.9", Port: 5432}}, Weight: 7,
+		},
 		{ID: "e1", NS: "default", Svc: "ext", Endpoints: []discovery.Endpoint{{Name: "x", Addr: "Db.Example.com", Port: 1}}},
 		{ID: "e1", NS: "default", Svc: "alias", Endpoints: []discovery.Endpoint{{Name: "x", Addr: "big.svc.muster.internal", Port: 1}}},
 		{ID: "e1", NS: "default", Svc: "loop", Endpoints: []discovery.Endpoint{{Name: "x", Addr: "loop.svc.muster.internal", Port: 1}}},
@@ -281,8 +283,10 @@ func TestRepliesAgreeWithTheReference(t *testing.T) {
 			case 0:
 				src.stale.Store(int64([]time.Duration{0, time.Minute, 25 * time.Hour}[rnd.IntN(3)]))
 			case 1:
-				src.snap.Store(src.Snapshot().WithPolicy(discovery.Service{NS: "default", Name: []string{"web", "big", "nope"}[rnd.IntN(3)],
-					DNSTTL: rnd.Uint32N(9), MaxAnswers: rnd.Uint32N(300)}))
+				src.snap.Store(src.Snapshot().WithPolicy(discovery.Service{
+					NS: "default", Name: []string{"web", "big", "nope"}[rnd.IntN(3)],
+					DNSTTL: rnd.Uint32N(9), MaxAnswers: rnd.Uint32N(300),
+				}))
 			case 2:
 				src.snap.Store(world())
 			}

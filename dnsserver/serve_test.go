@@ -87,7 +87,9 @@ func edeOf(m *dns.Msg) uint16 {
 func TestResponsesAndScrapsAreDropped(t *testing.T) {
 	r := loop(t, sourceOf(catalog.NewSnapshot(7)), false)
 	for _, msg := range [][]byte{
-		nil, {1}, make([]byte, 11),
+		nil,
+		{1},
+		make([]byte, 11),
 		packed(t, web, dns.TypeA, func(m *dns.Msg) { m.Response = true }),
 	} {
 		if m := r.ask(t, msg); m != nil {

@@ -60,7 +60,6 @@ type Stepper struct {
 	versioned bool   // the cluster version was proposed in this term
 
 	confChange *confChange // the one in flight, proposed here
-	nextSeq    uint64
 }
 
 // Effects is what the owner has to do. Order within each slice matters.

@@ -1,0 +1,167 @@
+package ctl
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"github.com/musterhq/muster/sdk"
+)
+
+func endpointCommand(g *globals) *cobra.Command {
+	var cluster bool
+	cmd := &cobra.Command{
+		Use:   "endpoint",
+		Short: "Health and state of each endpoint",
+		Example: `  muster ctl endpoint health --cluster
+  muster ctl endpoint status --cluster -w table`,
+	}
+	cmd.PersistentFlags().BoolVar(&cluster, "cluster", false, "ask every member of the cluster, as --endpoints knows it")
+	cmd.AddCommand(endpointHealthCommand(g, &cluster), endpointStatusCommand(g, &cluster))
+	return cmd
+}
+
+// each endpoint to ask: the given ones, or all members' client URLs.
+func (v *invocation) targets(cluster bool) (*sdk.Client, []string, error) {
+	c, err := v.open()
+	if err != nil || !cluster {
+		return c, v.g.endpoints, err
+	}
+	resp, err := call(v, pb.NewClusterClient(c.Conn()).MemberList, &pb.MemberListRequest{Linearizable: true})
+	if err != nil {
+		return nil, nil, failed(exitError, "failed to fetch endpoints from etcd cluster member list: %s", err)
+	}
+	var out []string
+	for _, m := range resp.GetMembers() {
+		out = append(out, m.GetClientURLs()...)
+	}
+	return c, out, nil
+}
+
+func endpointHealthCommand(g *globals, cluster *bool) *cobra.Command {
+	return &cobra.Command{
+		Use:   "health",
+		Short: "Ask each endpoint for a read that the quorum must agree to",
+		Long:  `Ask each endpoint for a read that the quorum must agree to, and for alarms. The exit code is 1 if one fails.`,
+		Example: `  muster ctl endpoint health
+  muster ctl endpoint health --cluster -w table`,
+		Args: noArgs(g),
+		RunE: g.run(func(v *invocation, _ []string) error {
+			p, err := v.printer(healthResult{})
+			if err != nil {
+				return err
+			}
+			client, endpoints, err := v.targets(*cluster)
+			if err != nil {
+				return err
+			}
+			all := make(healthResult, len(endpoints))
+			var asked sync.WaitGroup
+			for i, e := range endpoints {
+				asked.Go(func() { all[i] = v.health(client, e) })
+			}
+			asked.Wait()
+			if err := p.Print(all); err != nil {
+				return err
+			}
+			_, simple := p.(*simplePrinter)
+			healthy := true
+			for _, h := range all {
+				if h.Error == "" {
+					continue
+				}
+				healthy = false
+				if simple {
+					fmt.Fprintf(v.err, "%s is unhealthy: failed to commit proposal: %s\n", h.Endpoint, h.Error)
+				}
+			}
+			if !healthy {
+				return &failure{code: exitError, text: "unhealthy cluster", hint: "look at the endpoints named above: their process, their log, the network to them"}
+			}
+			return nil
+		}),
+	}
+}
+
+func (v *invocation) health(client *sdk.Client, endpoint string) endpointHealth {
+	h := endpointHealth{Endpoint: endpoint}
+	conn, err := client.ConnTo(endpoint)
+	if err != nil {
+		h.Error = message(err)
+		return h
+	}
+	start := time.Now()
+	_, err = call(v, pb.NewKVClient(conn).Range, &pb.RangeRequest{Key: []byte("health")})
+	h.Took = time.Since(start).String()
+	// A user who may not read the key has been told so by the quorum.
+	if err != nil && !errors.Is(err, sdk.ErrPermissionDenied) {
+		h.Error = message(err)
+		return h
+	}
+	alarms, err := call(v, pb.NewMaintenanceClient(conn).Alarm, &pb.AlarmRequest{Action: pb.AlarmRequest_GET})
+	switch {
+	case err != nil:
+		h.Error = "Unable to fetch the alarm list"
+	case len(alarms.GetAlarms()) > 0:
+		h.Error = "Active Alarm(s): "
+		for _, a := range alarms.GetAlarms() {
+			h.Error += a.GetAlarm().String() + " "
+		}
+	default:
+		h.Health = true
+	}
+	return h
+}
+
+func endpointStatusCommand(g *globals, cluster *bool) *cobra.Command {
+	return &cobra.Command{
+		Use:   "status",
+		Short: "Show what each endpoint says of itself",
+		Long: `Show what each endpoint says of itself: endpoint, id, version, storage version, size, size in use, share not in use,
+quota, whether it leads, whether it is a learner, raft term, raft index, applied index, errors, downgrade target and
+whether a downgrade is under way. -w fields and -w json add the store's revision.`,
+		Example: `  muster ctl endpoint status
+  muster ctl endpoint status --cluster -w table`,
+		Args: noArgs(g),
+		RunE: g.run(func(v *invocation, _ []string) error {
+			p, err := v.printer(statusResult{})
+			if err != nil {
+				return err
+			}
+			client, endpoints, err := v.targets(*cluster)
+			if err != nil {
+				return err
+			}
+			var all statusResult
+			var failures []error
+			for _, e := range endpoints {
+				resp, err := v.status(client, e)
+				if err != nil {
+					fmt.Fprintf(v.err, "Failed to get the status of endpoint %s (%s)\n", e, message(err))
+					failures = append(failures, err)
+					continue
+				}
+				all = append(all, endpointStatus{e, resp})
+			}
+			if err := p.Print(all); err != nil {
+				return err
+			}
+			if len(failures) > 0 {
+				return reported{errors.Join(failures...), exitError}
+			}
+			return nil
+		}),
+	}
+}
+
+func (v *invocation) status(client *sdk.Client, endpoint string) (*pb.StatusResponse, error) {
+	conn, err := client.ConnTo(endpoint)
+	if err != nil {
+		return nil, err
+	}
+	return call(v, pb.NewMaintenanceClient(conn).Status, &pb.StatusRequest{})
+}

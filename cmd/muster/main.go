@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/musterhq/muster/cmd/muster/ctl"
 	"github.com/musterhq/muster/cmd/muster/dns"
 	"github.com/musterhq/muster/cmd/muster/registrar"
 	"github.com/musterhq/muster/cmd/muster/bench"
@@ -34,8 +35,11 @@ func run(argv []string) int {
 	if err == nil {
 		return 0
 	}
-	// One line, whatever was joined or wrapped.
-	fmt.Fprintln(os.Stderr, root.Name()+": "+strings.ReplaceAll(err.Error(), "\n", "; "))
+	var told interface{ Reported() bool }
+	if !errors.As(err, &told) || !told.Reported() {
+		// One line, whatever was joined or wrapped.
+		fmt.Fprintln(os.Stderr, root.Name()+": "+strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
 	var coded interface{ ExitCode() int }
 	if errors.As(err, &coded) {
 		return coded.ExitCode()
@@ -45,6 +49,9 @@ func run(argv []string) int {
 
 // program is the tree of commands and the arguments for it.
 func program(argv []string) (root *cobra.Command, args []string, err error) {
+	if ctl.AsEtcdctl(argv[0]) {
+		return ctl.Etcdctl(), argv[1:], nil
+	}
 	root = &cobra.Command{
 		Use:           "muster",
 		Short:         "Coordination store, service registry and DNS, speaking etcd's wire",
@@ -52,7 +59,7 @@ func program(argv []string) (root *cobra.Command, args []string, err error) {
 		SilenceErrors: true,
 	}
 	serve := server.Command()
-	root.AddCommand(serve, bench.Command(), dns.Command(), registrar.Command(), versionCommand())
+	root.AddCommand(serve, bench.Command(), dns.Command(), registrar.Command(), ctl.Command(), versionCommand())
 
 	args = argv[1:]
 	if server.AsEtcd(argv[0]) {

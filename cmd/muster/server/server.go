@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -116,6 +117,9 @@ func run(ctx context.Context, cfg server.Config) error {
 	var r result
 	select {
 	case r = <-results:
+		// Recovery leaves as much garbage as there is data: give it back now
+		// rather than over the next minutes.
+		go debug.FreeOSMemory()
 	case sig := <-signals:
 		cfg.Logger.Info("received signal; giving up starting", "signal", sig.String())
 		opened()

@@ -67,7 +67,7 @@ func (a *Applier) Run(t *replica.ApplyTask) (ApplyDone, []machine.Result, error)
 			res := a.Machine.ApplyConfChange(index, term, cc, a.nextConf(took))
 			cc = took
 			done.ConfChanges = append(done.ConfChanges, cc)
-			if res.ID >= a.FirstID {
+			if member, id, ok := entryID(e); ok && member == a.Self && id >= a.FirstID {
 				a.results = append(a.results, res)
 			}
 		}

@@ -8,7 +8,6 @@ import (
 	"go.etcd.io/raft/v3"
 
 	"github.com/musterhq/muster/core/machine"
-	"github.com/musterhq/muster/core/membership"
 )
 
 // Propose takes a command through the log and returns what applying it gave.
@@ -186,56 +185,6 @@ func (n *Node) askLease(ctx context.Context, ask func(*Stepper, uint64)) (leaseR
 	return reply, err
 }
 
-// changeMembers takes a membership change through the log.
-func (n *Node) changeMembers(ctx context.Context, c membership.Change) ([]membership.Member, error) {
-	w := waiterPool.Get().(*waiter)
-	w.deadline = n.now() + n.cfg.RequestTimeout
-	w.size = 0
-	id, err := n.inbox.register(w)
-	if err != nil {
-		waiterPool.Put(w)
-		return nil, err
-	}
-	cc, err := machine.ConfChangeContext(machine.Command{ID: id, Member: n.Member.ID, Time: n.cfg.Wall().UnixNano()}, c)
-	if err != nil {
-		n.inbox.forget(id)
-		return nil, err
-	}
-	n.inbox.post(event{call: func(s *Stepper) { s.ProposeConfChange(id, cc) }})
-	if err := n.wait(ctx, id, w); err != nil {
-		return nil, err
-	}
-	err = w.result.Err
-	w.result = machine.Result{}
-	waiterPool.Put(w)
-	if err != nil {
-		return nil, err
-	}
-	return n.Members(), nil
-}
-
-// TransferLeader hands leadership to another voter and waits until it is there.
-func (n *Node) TransferLeader(ctx context.Context, to uint64) error {
-	if n.Leader() != n.Member.ID {
-		return ErrNotLeader
-	}
-	n.inbox.post(event{call: func(s *Stepper) { s.TransferLeader(to) }})
-	ticker := time.NewTicker(n.cfg.Tick / 10)
-	defer ticker.Stop()
-	for {
-		if n.Leader() == to {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-n.done:
-			return ErrStopped
-		case <-ticker.C:
-		}
-	}
-}
-
 // yieldLeadership moves leadership to the follower that is furthest along,
 // briefly: the cluster elects by itself if that does not work out.
 func (n *Node) yieldLeadership(ctx context.Context) {
@@ -309,68 +258,4 @@ func roleName(r raft.StateType) string {
 	default:
 		return "candidate"
 	}
-}
-
-// WaitReady returns once this member knows a leader, has caught up with what
-// was committed when it asked, and is known to the cluster by name.
-func (n *Node) WaitReady(ctx context.Context) error {
-	select {
-	case <-n.ready:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-n.done:
-		if err := n.Err(); err != nil {
-			return err
-		}
-		return ErrStopped
-	}
-}
-
-// publishSelf tells the cluster this member's name and client URLs, and tries
-// until it has been told.
-func (n *Node) publishSelf() {
-	body := machine.EncodeMemberAttributes(n.Member.ID, n.cfg.Name, n.cfg.ClientURLs)
-	retry := time.NewTicker(10 * n.cfg.Tick)
-	defer retry.Stop()
-	for n.ctx.Err() == nil {
-		if err := n.ReadBarrier(n.ctx); err == nil {
-			if n.isPublished() {
-				close(n.ready)
-				return
-			}
-			if _, err := n.Propose(n.ctx, machine.MemberAttributes, body, "", 0); err == nil {
-				continue
-			}
-		}
-		select {
-		case <-n.ctx.Done():
-		case <-retry.C:
-		}
-	}
-}
-
-func (n *Node) isPublished() bool {
-	for _, m := range n.Members() {
-		if m.ID == n.Member.ID {
-			return m.Name == n.cfg.Name && equalSets(m.ClientURLs, n.cfg.ClientURLs)
-		}
-	}
-	return true // removed: not this function's business
-}
-
-func equalSets(a, b []string) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	have := map[string]bool{}
-	for _, s := range a {
-		have[s] = true
-	}
-	for _, s := range b {
-		if !have[s] {
-			return false
-		}
-	}
-	return true
 }

@@ -1,33 +1,275 @@
 package node
 
 import (
+	"errors"
+	"fmt"
+
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/musterhq/muster/core/machine"
+	"github.com/musterhq/muster/core/membership"
 )
 
-// confChange is the one configuration change this leader has under way. raft
-// allows one at a time; a second is refused here rather than silently turned
-// into an empty entry.
-type confChange struct {
-	id    uint64 // waiter
-	index uint64 // 0 until seen in the log
+// Refusals of a membership change. Nothing was proposed.
+var (
+	ErrChangeUnderWay   = errors.New("another change of the members is under way; try again when it is done")
+	ErrNotEnoughStarted = errors.New("too few members would be started; start the ones that were added, or remove one that is down first")
+	ErrUnhealthy        = errors.New("too few members have been connected for long enough; wait, or bring the missing ones back")
+	ErrLearnerNotReady  = errors.New("the learner lags too far behind the leader to be promoted; wait until it has caught up")
+
+	// errLeaderMoves: the leader was asked to remove itself and hands its
+	// leadership over first, so that the cluster is not without one for an
+	// election time-out. The next leader will take the change.
+	errLeaderMoves = errors.New("the leader hands its leadership over before it is removed")
+)
+
+// learnerReadyPercent is how much of the leader's log a learner must have.
+const learnerReadyPercent = 90
+
+// changes is the leader's side of membership changes. raft allows one at a
+// time; a second is refused here rather than silently turned into an empty entry.
+type changes struct {
+	underWay   bool   // one was proposed here and is not applied:
+	member, id uint64 // this command
+	// waiting came to a leader that had not applied its term's first entry.
+	waiting *changeRequest
+	moved   uint64 // term in which leadership was handed over for a removal
 }
 
-// ProposeConfChange asks for a configuration change. Its outcome is the
-// machine's result for id; a refusal comes as a Completion.
-func (s *Stepper) ProposeConfChange(id uint64, cc *raftpb.ConfChangeV2) {
+// changeRequest is a change that a caller of ours (from 0) or another member asks for.
+type changeRequest struct {
+	from    uint64
+	seq     uint64 // what a refusal goes by
+	context []byte // machine.ConfChangeContext's
+}
+
+// ChangeMembers asks for a membership change, encoded as machine.ConfChangeContext
+// does, whose command has this id. Its outcome is the machine's result for id; a
+// refusal comes as a Completion. Like any request it is sent to the leader once.
+func (s *Stepper) ChangeMembers(id uint64, context []byte) {
 	switch {
-	case s.role != raft.StateLeader:
-		s.done(Completion{ID: id, Err: ErrNotLeader})
-	case s.confChange != nil || !s.leases.active:
-		s.done(Completion{ID: id, Err: ErrTooManyRequests})
+	case s.role == raft.StateLeader:
+		s.takeChange(changeRequest{seq: id, context: context})
+	case s.leader != 0:
+		s.inflight[id] = &Batch{IDs: []uint64{id}, term: s.term, sentTo: s.leader}
+		s.send(s.leader, &Message{kind: msgChange, seq: id, batch: context})
 	default:
-		s.confChange = &confChange{id: id}
-		if s.r.ProposeConfChange(cc) != nil {
-			s.confChange = nil
-			s.done(Completion{ID: id, Err: ErrTooManyRequests})
+		s.done(Completion{ID: id, Err: ErrNoLeader})
+	}
+}
+
+// takeChange is the leader's answer to a request. What it accepts is answered
+// by the asking member itself, when it has applied it.
+func (s *Stepper) takeChange(r changeRequest) {
+	if err := s.tryChange(r); err != nil {
+		s.refuseChange(r, err)
+	}
+}
+
+func (s *Stepper) refuseChange(r changeRequest, err error) {
+	if r.from == 0 {
+		s.done(Completion{ID: r.seq, Err: err})
+		return
+	}
+	s.send(r.from, &Message{kind: msgForwardReply, seq: r.seq, code: refusalOf(err)})
+}
+
+func (s *Stepper) tryChange(r changeRequest) error {
+	if s.role != raft.StateLeader {
+		return ErrNoLeader
+	}
+	c, err := machine.ParseChangeCommand(r.context)
+	if err != nil {
+		return err
+	}
+	if r.from != 0 && c.Member != r.from {
+		return fmt.Errorf("%w: a change in another member's name", errBadMessage)
+	}
+	if s.changes.underWay || s.changes.waiting != nil {
+		return ErrChangeUnderWay
+	}
+	if !s.canChange() {
+		s.changes.waiting = &r
+		return nil
+	}
+	if err := s.mayChange(c.Change); err != nil {
+		return err
+	}
+	if s.movesFirst(c.Change) {
+		return errLeaderMoves
+	}
+	machine.StampTime(c.Bytes, s.wall)
+	cc, err := c.ConfChange()
+	if err != nil {
+		return err
+	}
+	if s.r.ProposeConfChange(cc) != nil {
+		return ErrNoLeader // raft is handing leadership over
+	}
+	s.changes.underWay, s.changes.member, s.changes.id = true, c.Member, c.ID
+	if r.from == 0 {
+		s.inflight[c.ID] = &Batch{IDs: []uint64{c.ID}, term: s.term}
+	}
+	return nil
+}
+
+// canChange: raft turns a change into nothing until the leader has applied all
+// that came before its term.
+func (s *Stepper) canChange() bool {
+	return s.leases.active && s.r.TermAt(s.r.AppliedIndex()) == s.term
+}
+
+// resume takes up the request that waited for this leader to begin.
+func (c *changes) resume(s *Stepper) {
+	if c.waiting == nil || !s.canChange() {
+		return
+	}
+	r := *c.waiting
+	c.waiting = nil
+	s.takeChange(r)
+}
+
+// demote forgets what a leader had under way. A change in the log may still be
+// applied; who asked for it learns that from its own log.
+func (c *changes) demote(s *Stepper) {
+	c.underWay = false
+	if r := c.waiting; r != nil {
+		c.waiting = nil
+		s.refuseChange(*r, ErrNoLeader)
+	}
+}
+
+// settleChange ends the bookkeeping of a change that was applied.
+func (s *Stepper) settleChange(e *raftpb.Entry) {
+	member, id, ok := entryID(e)
+	if !ok {
+		return
+	}
+	if member == s.cfg.ID {
+		delete(s.inflight, id)
+	}
+	if s.changes.underWay && s.changes.member == member && s.changes.id == id {
+		s.changes.underWay = false
+	}
+}
+
+// movesFirst starts handing leadership over if the change removes this leader,
+// once a term: if that comes to nothing, the removal goes ahead without it.
+func (s *Stepper) movesFirst(c membership.Change) bool {
+	if c.Op != membership.Remove || c.Member.ID != s.cfg.ID || s.changes.moved == s.term {
+		return false
+	}
+	to := s.BestFollower()
+	if to == 0 {
+		return false
+	}
+	s.changes.moved = s.term
+	s.r.TransferLeader(to)
+	return true
+}
+
+// mayChange holds a change against etcd's strict rules: no change may take the
+// quorum away from those who are up. What may never be is the machine's to
+// refuse, on every member alike.
+func (s *Stepper) mayChange(c membership.Change) error {
+	set, err := membership.NewSet(s.cfg.View().Members, nil)
+	if err != nil {
+		return err
+	}
+	if c.Op == membership.Promote {
+		if err := s.learnerReady(c.Member.ID); err != nil {
+			return err
 		}
 	}
+	if s.cfg.NoStrictReconfig {
+		return nil
+	}
+	voters, connected := s.connectedVoters(set)
+	switch c.Op {
+	case membership.AddVoter, membership.AddLearner:
+		if c.Op == membership.AddVoter && !set.ReadyToAdd() {
+			return ErrNotEnoughStarted
+		}
+		// The new member counts as one that is down.
+		if voters > 1 && connected < (voters+1)/2+1 {
+			return ErrUnhealthy
+		}
+	case membership.Promote:
+		if !set.ReadyToPromote() {
+			return ErrNotEnoughStarted
+		}
+	case membership.Remove:
+		m, _ := set.Lookup(c.Member.ID)
+		switch {
+		case m.IsLearner:
+		case !set.ReadyToRemove(c.Member.ID):
+			return ErrNotEnoughStarted
+		case !s.inContact(c.Member.ID): // down: no part of the active quorum
+		case connected-1 < 1+(voters-1)/2:
+			return ErrUnhealthy
+		}
+	}
+	return nil
+}
+
+func (s *Stepper) learnerReady(id uint64) error {
+	progress := s.r.Status().Progress
+	p, ok := progress[id]
+	if !ok {
+		return fmt.Errorf("%w: %s", membership.ErrIDNotFound, formatID(id))
+	}
+	if p.Match*100 < progress[s.cfg.ID].Match*learnerReadyPercent {
+		return ErrLearnerNotReady
+	}
+	return nil
+}
+
+// connectedVoters counts the voters, and those of them that have been connected
+// to this member for the health interval; it itself is one.
+func (s *Stepper) connectedVoters(set *membership.Set) (voters, connected int) {
+	for _, m := range set.Members() {
+		if m.IsLearner {
+			continue
+		}
+		voters++
+		if m.ID == s.cfg.ID || s.inContact(m.ID) && s.connectedFor(m.ID) {
+			connected++
+		}
+	}
+	return voters, connected
+}
+
+// inContact reports whether a member was heard within an election time-out: a
+// connection alone stays up while the process behind it stands still.
+func (s *Stepper) inContact(id uint64) bool {
+	if id == s.cfg.ID {
+		return true
+	}
+	at, ok := s.heard[id]
+	return ok && s.now-at <= s.cfg.ElectionTimeout
+}
+
+func (s *Stepper) connectedFor(id uint64) bool {
+	if s.cfg.ConnectedSince == nil {
+		return true
+	}
+	since, ok := s.cfg.ConnectedSince(id)
+	return ok && s.now-since >= s.cfg.HealthInterval
+}
+
+// entryID gives member and id of an entry's first command, a configuration
+// change's too.
+func entryID(e *raftpb.Entry) (member, id uint64, ok bool) {
+	if e.GetType() == raftpb.EntryType_EntryNormal {
+		return machine.FirstID(e.GetData())
+	}
+	cc, err := decodeConfChange(e)
+	if err != nil || len(cc.GetContext()) == 0 {
+		return 0, 0, false
+	}
+	c, err := machine.ParseCommand(cc.GetContext())
+	return c.Member, c.ID, err == nil
 }
 
 // TransferLeader starts handing leadership to another voter.

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -23,7 +24,13 @@ type Config struct {
 	// the first start only. Token keeps clusters of equal URLs apart.
 	InitialCluster map[string][]string
 	Token          string
-	ClientURLs     []string // advertised; published to the cluster
+	// Join: on the first start, become a member that has been added to the
+	// running cluster of InitialCluster, instead of founding a new one.
+	Join bool
+	// Ask gives the ClusterInfo of the member at a peer URL, as JSON. Default:
+	// ask it over the network.
+	Ask        func(ctx context.Context, peerURL string) ([]byte, error)
+	ClientURLs []string // advertised; published to the cluster
 
 	PeerListeners []net.Listener
 
@@ -32,6 +39,12 @@ type Config struct {
 
 	Machine machine.Config
 	Watch   watch.Config
+
+	// NoStrictReconfig takes membership changes that could cost the quorum.
+	NoStrictReconfig bool
+	// HealthInterval is how long members must have been connected before the
+	// membership may change (default 5 s, as etcd).
+	HealthInterval time.Duration
 
 	NoSync bool // unsafe: acknowledge before anything is on disk
 
@@ -53,6 +66,8 @@ type Config struct {
 	Logger  *slog.Logger
 	Metrics Metrics
 	Wall    func() time.Time // default time.Now
+
+	connectedSince func(id uint64) (time.Duration, bool)
 }
 
 // Metrics are called with what an operator measures; nil fields are skipped.
@@ -81,6 +96,12 @@ func (c *Config) setDefaults() error {
 	}
 	if c.PaceBytes == 0 {
 		c.PaceBytes = 64 << 20
+	}
+	if c.HealthInterval == 0 {
+		c.HealthInterval = 5 * time.Second
+	}
+	if c.Ask == nil {
+		c.Ask = askPeer
 	}
 	if c.RequestTimeout == 0 {
 		c.RequestTimeout = 5*time.Second + 2*c.electionTimeout()

@@ -12,6 +12,7 @@ import (
 
 	"github.com/musterhq/muster/core/checkpoint"
 	"github.com/musterhq/muster/core/machine"
+	"github.com/musterhq/muster/core/membership"
 	"github.com/musterhq/muster/core/replica"
 	"github.com/musterhq/muster/core/wal"
 )
@@ -32,7 +33,8 @@ type Member struct {
 
 	applier *Applier
 	log     *wal.Log
-	replay  int64 // bytes of log after the checkpoint
+	joined  []membership.Member // who the cluster is, while there is no state to tell
+	replay  int64               // bytes of log after the checkpoint
 	offered *machine.View
 	machine machine.Config
 	unlock  io.Closer
@@ -52,7 +54,7 @@ func OpenMember(ctx context.Context, cfg Config, hub func(*Member) Hub, nextID f
 	}
 	m := &Member{
 		ID: rec.id, ClusterID: rec.clusterID, FirstID: rec.firstID,
-		Checkpoints: rec.ckpts, log: rec.log, replay: rec.replayBytes, machine: cfg.Machine, unlock: rec.unlock,
+		Checkpoints: rec.ckpts, log: rec.log, joined: rec.peers, replay: rec.replayBytes, machine: cfg.Machine, unlock: rec.unlock,
 	}
 	v := rec.machine.Publish()
 	m.view.Store(v)
@@ -71,7 +73,8 @@ func OpenMember(ctx context.Context, cfg Config, hub func(*Member) Hub, nextID f
 	}
 	m.Step = NewStepper(StepperConfig{
 		ID: rec.id, Replica: r, View: m.View, NextID: nextID(rec.firstID),
-		ElectionTimeout: cfg.electionTimeout(),
+		ElectionTimeout: cfg.electionTimeout(), NoStrictReconfig: cfg.NoStrictReconfig,
+		HealthInterval: cfg.HealthInterval, ConnectedSince: cfg.connectedSince,
 	})
 	return m, nil
 }
@@ -125,6 +128,9 @@ func (m *Member) Save(ctx context.Context, v *machine.View, pace checkpoint.Pace
 // SaveFinal takes a checkpoint when nothing is applied any more.
 func (m *Member) SaveFinal(ctx context.Context) error {
 	v := m.applier.Machine.Publish()
+	if v.Index == 0 {
+		return nil // joined and never brought up: there is no state yet
+	}
 	if newest, err := m.Checkpoints.Newest(); err == nil && newest.Index == v.Index {
 		return nil
 	}

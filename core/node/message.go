@@ -20,6 +20,7 @@ const (
 	msgForwardReply messageKind = 3 // the leader's refusal of a batch
 	msgRenew        messageKind = 4 // lease renewals for the leader
 	msgRenewReply   messageKind = 5
+	msgChange       messageKind = 6 // a membership change for the leader; refused by msgForwardReply
 )
 
 // Message is what members say to each other. Seq matches a reply to its
@@ -28,7 +29,7 @@ type Message struct {
 	kind  messageKind
 	Raft  *raftpb.Message
 	seq   uint64
-	batch []byte // forward: an entry as the proposer encoded it
+	batch []byte // forward: an entry as the proposer encoded it; change: its command
 	code  refusal
 	lease leaseCall
 	reply leaseReply
@@ -42,7 +43,47 @@ const (
 	refusedNoLeader refusal = 1
 	refusedBusy     refusal = 2
 	refusedMissing  refusal = 3
+
+	refusedUnderWay   refusal = 4
+	refusedNotStarted refusal = 5
+	refusedUnhealthy  refusal = 6
+	refusedNotReady   refusal = 7
+	refusedUnknown    refusal = 8
+	refusedMoving     refusal = 9
 )
+
+// refusals says what each code means to whoever asked.
+func refusals() map[refusal]error {
+	return map[refusal]error{
+		refusedNoLeader:   ErrNoLeader,
+		refusedBusy:       ErrTooManyRequests,
+		refusedMissing:    ErrLeaseNotFound,
+		refusedUnderWay:   ErrChangeUnderWay,
+		refusedNotStarted: ErrNotEnoughStarted,
+		refusedUnhealthy:  ErrUnhealthy,
+		refusedNotReady:   ErrLearnerNotReady,
+		refusedUnknown:    membership.ErrIDNotFound,
+		refusedMoving:     errLeaderMoves,
+	}
+}
+
+// refusalError turns a code into its error; one of a newer release means at
+// least that nothing was taken.
+func refusalError(c refusal) error {
+	if err, ok := refusals()[c]; ok {
+		return err
+	}
+	return ErrNoLeader
+}
+
+func refusalOf(err error) refusal {
+	for code, e := range refusals() {
+		if errors.Is(err, e) {
+			return code
+		}
+	}
+	return refusedNoLeader
+}
 
 // leaseCall asks the leader to renew a lease, or with peek only how long it has left.
 type leaseCall struct {
@@ -63,7 +104,7 @@ func (m *Message) AppendTo(b []byte) ([]byte, error) {
 	switch m.kind {
 	case msgRaft:
 		return proto.MarshalOptions{}.MarshalAppend(b, m.Raft)
-	case msgForward:
+	case msgForward, msgChange:
 		b = binary.AppendUvarint(b, m.seq)
 		return append(b, m.batch...), nil
 	case msgForwardReply:
@@ -99,7 +140,7 @@ func DecodeMessage(b []byte) (*Message, error) {
 			return nil, fmt.Errorf("%w: %w", errBadMessage, err)
 		}
 		return m, nil
-	case msgForward:
+	case msgForward, msgChange:
 		m.seq = d.uvarint()
 		m.batch = d.b
 		d.b = nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -11,7 +12,6 @@ import (
 
 	"go.etcd.io/raft/v3"
 
-	"github.com/musterhq/muster/core/membership"
 	"github.com/musterhq/muster/core/mvcc"
 	"github.com/musterhq/muster/core/replica"
 	"github.com/musterhq/muster/core/transport"
@@ -51,6 +51,7 @@ type Node struct {
 	done     chan struct{}
 	fatal    atomic.Pointer[error]
 	close    sync.Once
+	leaving  sync.Once
 	released bool
 }
 
@@ -94,6 +95,7 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 		disk: newQueue[diskTask](), apply: newQueue[*replica.ApplyTask](), done: make(chan struct{}),
 		barriers: map[uint64]*barrier{}, ready: make(chan struct{}),
 	}
+	cfg.connectedSince = n.connectedSince
 	var err error
 	n.Member, err = OpenMember(ctx, cfg, func(m *Member) Hub {
 		v := m.View()
@@ -128,7 +130,11 @@ func (n *Node) now() time.Duration { return time.Since(n.origin) }
 // stop ends the node because of err; the first reason wins.
 func (n *Node) stop(err error) {
 	if n.fatal.CompareAndSwap(nil, &err) {
-		n.cfg.Logger.Error("member stops", "error", err)
+		level := slog.LevelError
+		if errors.Is(err, ErrRemoved) {
+			level = slog.LevelWarn // it was asked to
+		}
+		n.cfg.Logger.Log(context.WithoutCancel(n.ctx), level, "member stops", "error", err)
 	}
 	n.shutdown(ErrStopped)
 }
@@ -338,8 +344,7 @@ func (n *Node) runApply() {
 			n.inbox.post(event{applied: &done})
 			n.inbox.complete(results)
 			if n.removed() {
-				n.stop(ErrRemoved)
-				return
+				n.leave()
 			}
 		}
 		n.maybeCheckpoint()
@@ -351,30 +356,6 @@ func (n *Node) runApply() {
 }
 
 const backgroundStep = 2000
-
-// ErrRemoved ends a member that was removed from its cluster.
-var ErrRemoved = errors.New("this member was removed from the cluster; its data directory is of no use to it any more")
-
-func (n *Node) removed() bool {
-	for _, m := range n.View().Members {
-		if m.ID == n.Member.ID {
-			return false
-		}
-	}
-	return true
-}
-
-// updatePeers tells the transport who belongs to the cluster now.
-func (n *Node) updatePeers() {
-	peers := map[uint64][]string{}
-	for _, m := range n.View().Members {
-		peers[m.ID] = m.PeerURLs
-	}
-	n.peers.SetPeers(peers)
-}
-
-// Members are the cluster's members as this member knows them.
-func (n *Node) Members() []membership.Member { return n.View().Members }
 
 // Hub is where watches are made.
 func (n *Node) Hub() *watch.Hub { return n.hub }
@@ -396,13 +377,4 @@ func (p *peerHandler) Receive(from uint64, frame []byte) {
 
 func (p *peerHandler) Unreachable(id uint64) {
 	p.inbox.post(event{call: func(s *Stepper) { s.Unreachable(id) }})
-}
-
-func (p *peerHandler) IsMember(id uint64) bool {
-	for _, m := range p.View().Members {
-		if m.ID == id {
-			return true
-		}
-	}
-	return false
 }

@@ -32,10 +32,12 @@ const (
 
 // Errors of a data directory, each with its remedy.
 var (
-	ErrForeignDir = errors.New("data directory belongs to another cluster")
-	ErrEtcdDir    = errors.New("data directory is etcd's own: take a snapshot with 'etcdctl snapshot save' and restore it into a new directory")
-	ErrLogGap     = errors.New("the log does not reach back to the newest readable checkpoint: restore this member from a snapshot, or remove and re-add it")
-	ErrNoLog      = errors.New("the log is missing beside an existing checkpoint: restore this member from a snapshot, or remove and re-add it")
+	ErrForeignDir   = errors.New("data directory belongs to another cluster")
+	ErrEtcdDir      = errors.New("data directory is etcd's own: take a snapshot with 'etcdctl snapshot save' and restore it into a new directory")
+	ErrLogGap       = errors.New("the log does not reach back to the newest readable checkpoint: restore this member from a snapshot, or remove and re-add it")
+	ErrNoCheckpoint = errors.New("the directory holds a log but no readable checkpoint: restore this member from a snapshot, or remove and re-add it")
+	ErrHalfFounded  = errors.New("the directory was left half made by a first start with other flags: delete it and start again")
+	ErrNoLog        = errors.New("the log is missing beside an existing checkpoint: restore this member from a snapshot, or remove and re-add it")
 )
 
 // bootstrapPosition is where every founding member starts: index 1 holds the
@@ -51,6 +53,7 @@ type recovered struct {
 	start         replica.Position
 	entries       []*raftpb.Entry
 	replayBytes   int64
+	peers         []membership.Member // of a joiner, which has no state to tell
 	log           *wal.Log
 	ckpts         *checkpoint.Dir
 	unlock        io.Closer
@@ -96,7 +99,13 @@ func recoverState(ctx context.Context, cfg *Config) (_ *recovered, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return r, r.openLog(cfg, pos)
+	if err := r.openLog(ctx, cfg, pos); err != nil {
+		return nil, err
+	}
+	if slices.Contains(r.machine.Publish().RemovedMembers, r.id) {
+		return nil, fmt.Errorf("%s: %w", cfg.Dir, ErrRemoved)
+	}
+	return r, nil
 }
 
 // countStart raises and returns the start counter, shifted to where it forms
@@ -135,7 +144,7 @@ func countStart(fs vfs.FS, dir string) (uint64, error) {
 func (r *recovered) loadNewest(ctx context.Context, cfg *Config) (wal.Position, error) {
 	info, err := r.ckpts.Newest()
 	if errors.Is(err, checkpoint.ErrNone) {
-		return r.found(ctx, cfg)
+		return r.begin(ctx, cfg)
 	}
 	if err != nil {
 		return wal.Position{}, err
@@ -148,18 +157,25 @@ func (r *recovered) loadNewest(ctx context.Context, cfg *Config) (wal.Position, 
 	return wal.Position{Index: info.Index, Term: info.Term}, nil
 }
 
+// begin is for a directory without a checkpoint: that of a member about to
+// found a cluster, or to join one, or that has joined and was not brought up.
+func (r *recovered) begin(ctx context.Context, cfg *Config) (_ wal.Position, err error) {
+	var names []string
+	if _, err := cfg.FS.Stat(filepath.Join(cfg.Dir, logDir)); err == nil {
+		if names, err = cfg.FS.ReadDir(filepath.Join(cfg.Dir, logDir)); err != nil {
+			return wal.Position{}, err
+		}
+	}
+	if len(names) == 0 && !cfg.Join {
+		return r.found(ctx, cfg)
+	}
+	r.machine, err = machine.New(cfg.Machine)
+	return wal.Position{}, err
+}
+
 // found makes a founding member: its first checkpoint holds the initial
 // membership, and its log starts right after it.
 func (r *recovered) found(ctx context.Context, cfg *Config) (wal.Position, error) {
-	if _, err := cfg.FS.Stat(filepath.Join(cfg.Dir, logDir)); err == nil {
-		names, err := cfg.FS.ReadDir(filepath.Join(cfg.Dir, logDir))
-		if err != nil {
-			return wal.Position{}, err
-		}
-		if len(names) > 0 {
-			return wal.Position{}, fmt.Errorf("%s holds a log but no readable checkpoint: restore this member from a snapshot, or remove and re-add it", cfg.Dir)
-		}
-	}
 	members, _, _, err := initialMembers(cfg)
 	if err != nil {
 		return wal.Position{}, err
@@ -204,18 +220,26 @@ func initialMembers(cfg *Config) (_ []membership.Member, self, clusterID uint64,
 }
 
 // openLog opens the log and makes it agree with the checkpoint at pos.
-func (r *recovered) openLog(cfg *Config, pos wal.Position) error {
+func (r *recovered) openLog(ctx context.Context, cfg *Config, pos wal.Position) error {
 	wcfg := wal.Config{FS: cfg.FS, Dir: filepath.Join(cfg.Dir, logDir), Logger: cfg.Logger, NoSync: cfg.NoSync, SegmentSize: cfg.SegmentBytes, OnSync: cfg.Metrics.LogSync}
 	log, rec, err := wal.Open(wcfg)
 	if errors.Is(err, wal.ErrNotExist) {
-		return r.createLog(cfg, wcfg, pos)
+		return r.createLog(ctx, cfg, wcfg, pos)
 	}
 	if err != nil {
 		return err
 	}
 	r.log = log
 	r.id, r.clusterID = rec.Metadata.NodeID, rec.Metadata.ClusterID
-	if err := r.checkIdentity(cfg); err != nil {
+	switch {
+	case pos.Index > 0:
+		err = r.checkIdentity(cfg)
+	case rec.Start.Index > 0:
+		err = fmt.Errorf("%s: %w", cfg.Dir, ErrNoCheckpoint)
+	default:
+		err = r.rejoin(ctx, cfg)
+	}
+	if err != nil {
 		return err
 	}
 	if rec.Repaired != "" {
@@ -250,10 +274,15 @@ func (r *recovered) openLog(cfg *Config, pos wal.Position) error {
 	return nil
 }
 
-// createLog starts a founding member's log, also when a crash came right after
-// its first checkpoint.
-func (r *recovered) createLog(cfg *Config, wcfg wal.Config, pos wal.Position) error {
-	if pos != bootstrapPosition {
+// createLog starts the log of a founding or joining member, also when a crash
+// came right after a founding member's first checkpoint.
+func (r *recovered) createLog(ctx context.Context, cfg *Config, wcfg wal.Config, pos wal.Position) error {
+	switch {
+	case pos.Index == 0 && cfg.Join:
+		return r.join(ctx, cfg, wcfg)
+	case pos.Index == 0, pos == bootstrapPosition && cfg.Join:
+		return fmt.Errorf("%s: %w", cfg.Dir, ErrHalfFounded)
+	case pos != bootstrapPosition:
 		return fmt.Errorf("%s: %w", wcfg.Dir, ErrNoLog)
 	}
 	_, self, clusterID, err := initialMembers(cfg)

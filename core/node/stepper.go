@@ -28,6 +28,16 @@ type StepperConfig struct {
 	// CheckEvery is how often a leader has all members compare their running
 	// hash; 0 means every second.
 	CheckEvery time.Duration
+
+	// NoStrictReconfig takes membership changes that could cost the quorum.
+	NoStrictReconfig bool
+	// HealthInterval is how long members must have been connected before the
+	// membership may change.
+	HealthInterval time.Duration
+	// ConnectedSince says since when this member has been connected to another
+	// one, on the stepper's clock; false if it is not. Nil: whoever was heard
+	// within an election time-out is connected.
+	ConnectedSince func(id uint64) (time.Duration, bool)
 }
 
 // Stepper is the member's deterministic half. All methods are called by one
@@ -59,7 +69,8 @@ type Stepper struct {
 	checkedAt uint64 // applied index of the last hash check
 	versioned bool   // the cluster version was proposed in this term
 
-	confChange *confChange // the one in flight, proposed here
+	changes changes
+	heard   map[uint64]time.Duration // when each member was last heard
 }
 
 // Effects is what the owner has to do. Order within each slice matters.
@@ -90,7 +101,7 @@ func NewStepper(cfg StepperConfig) *Stepper {
 	if cfg.CheckEvery == 0 {
 		cfg.CheckEvery = time.Second
 	}
-	s := &Stepper{cfg: cfg, r: cfg.Replica, inflight: map[uint64]*Batch{}}
+	s := &Stepper{cfg: cfg, r: cfg.Replica, inflight: map[uint64]*Batch{}, heard: map[uint64]time.Duration{}}
 	s.leases.init()
 	s.term = s.r.Term()
 	return s
@@ -130,11 +141,11 @@ func (s *Stepper) Busy() bool { return s.r.InFlight() >= 2 }
 // has been applied here before its acknowledgement, so the published view is
 // linearizable without asking anybody.
 func (s *Stepper) Solo() bool {
-	if s.role != raft.StateLeader || !s.leases.active || s.confChange != nil {
+	if s.role != raft.StateLeader || !s.leases.active || s.changes.underWay {
 		return false
 	}
 	cs := s.cfg.View().ConfState
-	return len(cs.GetVoters()) == 1 && len(cs.GetLearners()) == 0 && len(cs.GetVotersOutgoing()) == 0
+	return len(cs.GetVoters()) == 1 && cs.GetVoters()[0] == s.cfg.ID && len(cs.GetLearners()) == 0 && len(cs.GetVotersOutgoing()) == 0
 }
 
 // Tick advances time by one raft tick and does what is due.
@@ -216,6 +227,7 @@ func (s *Stepper) dropOverdue() {
 
 // Receive takes a message from a peer.
 func (s *Stepper) Receive(from uint64, m *Message) {
+	s.heard[from] = s.now
 	switch m.kind {
 	case msgRaft:
 		if m.Raft.GetType() == raftpb.MessageType_MsgReadIndex && s.behindItsTerm() {
@@ -229,6 +241,8 @@ func (s *Stepper) Receive(from uint64, m *Message) {
 			delete(s.inflight, m.seq)
 			s.fail(b, refusalError(m.code))
 		}
+	case msgChange:
+		s.takeChange(changeRequest{from: from, seq: m.seq, context: m.batch})
 	case msgRenew:
 		s.receiveRenew(from, m)
 	case msgRenewReply:
@@ -250,17 +264,6 @@ func (s *Stepper) receiveForward(from uint64, m *Message) {
 		code = refusedBusy
 	}
 	s.send(from, &Message{kind: msgForwardReply, seq: m.seq, code: code})
-}
-
-func refusalError(c refusal) error {
-	switch c {
-	case refusedBusy:
-		return ErrTooManyRequests
-	case refusedMissing:
-		return ErrLeaseNotFound
-	default:
-		return ErrNoLeader
-	}
 }
 
 // Appended takes back a durable log write.
@@ -285,6 +288,11 @@ type ApplyDone struct {
 func (s *Stepper) ApplyFinished(d ApplyDone) {
 	for _, cc := range d.ConfChanges {
 		s.r.ApplyConfChange(cc)
+		for _, c := range cc.GetChanges() {
+			if c.GetType() == raftpb.ConfChangeType_ConfChangeRemoveNode {
+				delete(s.heard, c.GetNodeId())
+			}
+		}
 	}
 	s.r.Applied(d.Task)
 	s.leases.apply(s, d.Leases)
@@ -300,14 +308,15 @@ func (s *Stepper) ApplyFinished(d ApplyDone) {
 // settle ends the bookkeeping of a batch of ours whose entry was applied: its
 // waiters have their results from the machine.
 func (s *Stepper) settle(e *raftpb.Entry) {
+	if e.GetType() != raftpb.EntryType_EntryNormal {
+		s.settleChange(e)
+		return
+	}
 	if s.leases.expiries > 0 || len(s.leases.notes) > 0 || len(s.inflight) > 0 {
 		if member, id, ok := machine.FirstID(e.GetData()); ok && member == s.cfg.ID {
 			delete(s.inflight, id)
 			s.leases.settle(id)
 		}
-	}
-	if s.confChange != nil && s.confChange.index == e.GetIndex() {
-		s.confChange = nil
 	}
 }
 
@@ -346,17 +355,11 @@ func (s *Stepper) collect(out replica.Output) {
 
 // spot notes where our batches went in the log, on a leader as on a follower.
 func (s *Stepper) spot(ents []*raftpb.Entry) {
-	if len(s.inflight) == 0 && s.confChange == nil {
+	if len(s.inflight) == 0 {
 		return
 	}
 	for _, e := range ents {
-		if e.GetType() != raftpb.EntryType_EntryNormal {
-			if s.confChange != nil && s.confChange.index == 0 {
-				s.confChange.index = e.GetIndex()
-			}
-			continue
-		}
-		member, id, ok := machine.FirstID(e.GetData())
+		member, id, ok := entryID(e)
 		if !ok || member != s.cfg.ID {
 			continue
 		}
@@ -396,7 +399,7 @@ func (s *Stepper) noteRole() {
 	if was == raft.StateLeader && role != raft.StateLeader {
 		s.leases.demote(s)
 		s.versioned = false
-		s.confChange = nil
+		s.changes.demote(s)
 	}
 	if changed {
 		s.abandonSent()
@@ -433,13 +436,14 @@ func (s *Stepper) releaseHeld() {
 // maybePromote starts the lease clocks once the first entry of our term has
 // been applied: from then on the published leases are all there are.
 func (s *Stepper) maybePromote() {
-	if s.role != raft.StateLeader || s.leases.active {
+	if s.role != raft.StateLeader {
 		return
 	}
-	if v := s.cfg.View(); v.Term >= s.term {
+	if v := s.cfg.View(); !s.leases.active && v.Term >= s.term {
 		s.leases.promote(s.now, s.term, v.Leases, s.cfg.ElectionTimeout)
 		s.reads.pump(s)
 	}
+	s.changes.resume(s)
 }
 
 // behindItsTerm reports a leader that has not applied its term's first entry yet.

@@ -117,6 +117,7 @@ func New(c Config) (*Replica, error) {
 		CheckQuorum:               true,
 		PreVote:                   true,
 		DisableProposalForwarding: true,
+		StepDownOnRemoval:         true,
 		Logger:                    raftLogger{c.Logger},
 	})
 	if err != nil {

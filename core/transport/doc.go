@@ -8,11 +8,22 @@
 // # Protocol
 //
 // A connection starts with a hello (magic, protocol version, kind, cluster id,
-// sender, receiver, CRC32C) that the other side answers with one status byte
-// and, on a refusal, the reason as text. Then come frames: length, CRC32C, payload. An
-// unknown protocol version, a foreign cluster or a wrong receiver is refused
-// by name; anything that is not a hello is closed and logged as
-// "rejected connection on peer endpoint".
+// sender, receiver, the sender's URLs, CRC32C) that the other side answers with
+// one status byte and, on a refusal, the reason as text. Then come frames:
+// length, CRC32C, payload. An unknown protocol version, a foreign cluster or a
+// wrong receiver is refused by name; anything that is not a hello is closed and
+// logged as "rejected connection on peer endpoint".
+//
+// A third kind of connection asks who belongs to the cluster (Ask): a member
+// about to join learns its own id and the cluster's from it.
+//
+// # Changes of the membership
+//
+// A sender that this member has not heard of is taken on trust, with the URLs
+// from its hello, up to 16 of them: a member that was away while others were
+// replaced could otherwise never be reached by a leader it does not know. A
+// sender that was removed is told so (ErrRemoved, Handler.Expelled). A peer that
+// leaves gets what is queued for it, which may be the news of its removal.
 //
 // # Contract
 //

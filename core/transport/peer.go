@@ -18,6 +18,7 @@ const (
 	writeTimeout = 5 * time.Second
 	minBackoff   = 50 * time.Millisecond
 	maxBackoff   = time.Second
+	retireTime   = time.Second // what a removed peer gets to hear of it
 )
 
 // peer sends to one other member: a bounded queue and the goroutine that
@@ -28,6 +29,8 @@ type peer struct {
 	stop context.CancelFunc
 	wake chan struct{}
 
+	stranger bool // guarded by Transport.mu: not one of SetPeers's
+
 	mu struct {
 		sync.Mutex
 		urls   []string
@@ -35,8 +38,11 @@ type peer struct {
 		queued int // bytes
 		active time.Time
 		up     bool
+		last   bool // to be sent: what is queued, and no more
 	}
 }
+
+var errRetired = errors.New("peer was removed")
 
 func (t *Transport) startPeer(id uint64, urls []string) *peer {
 	ctx, stop := context.WithCancel(t.ctx)
@@ -50,7 +56,7 @@ func (t *Transport) startPeer(id uint64, urls []string) *peer {
 // raft's messages age badly: better to hear of the loss now.
 func (p *peer) send(frame []byte) bool {
 	p.mu.Lock()
-	ok := p.mu.up && (p.mu.queued+len(frame) <= p.t.cfg.QueueBytes || len(p.mu.queue) == 0)
+	ok := p.mu.up && !p.mu.last && (p.mu.queued+len(frame) <= p.t.cfg.QueueBytes || len(p.mu.queue) == 0)
 	if ok {
 		p.mu.queue = append(p.mu.queue, frame)
 		p.mu.queued += len(frame)
@@ -63,6 +69,29 @@ func (p *peer) send(frame []byte) bool {
 		}
 	}
 	return ok
+}
+
+// retire ends the peer once what is queued has been sent, or soon.
+func (p *peer) retire() {
+	p.mu.Lock()
+	p.mu.last = true
+	idle := !p.mu.up
+	p.mu.Unlock()
+	if idle {
+		p.stop()
+		return
+	}
+	time.AfterFunc(retireTime, p.stop)
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (p *peer) retired() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.mu.last && len(p.mu.queue) == 0
 }
 
 func (p *peer) take(into [][]byte) [][]byte {
@@ -88,11 +117,20 @@ func (p *peer) run(ctx context.Context) {
 	backoff := minBackoff
 	var lastErr string
 	for ctx.Err() == nil {
-		conn, err := p.t.dial(ctx, p.urls(), hello{kind: streamConn, cluster: p.t.cfg.ClusterID, from: p.t.cfg.Self, to: p.id})
+		if p.retired() {
+			p.stop()
+			return
+		}
+		conn, err := p.t.dial(ctx, p.urls(), hello{
+			kind: streamConn, cluster: p.t.cfg.ClusterID, from: p.t.cfg.Self, to: p.id, urls: p.t.ownURLs(),
+		})
 		if err != nil {
 			if msg := err.Error(); msg != lastErr && ctx.Err() == nil {
 				lastErr = msg
 				p.t.cfg.Logger.Warn("cannot reach peer; trying on", "peer", formatID(p.id), "urls", p.urls(), "error", err)
+			}
+			if errors.Is(err, ErrRemoved) {
+				p.t.cfg.Handler.Expelled(p.id)
 			}
 			p.t.cfg.Handler.Unreachable(p.id)
 			select {
@@ -108,6 +146,10 @@ func (p *peer) run(ctx context.Context) {
 		err = p.drain(ctx, conn)
 		p.setUp(false)
 		conn.Close()
+		if errors.Is(err, errRetired) {
+			p.stop()
+			return
+		}
 		if ctx.Err() == nil {
 			p.t.cfg.Logger.Warn("lost connection to peer", "peer", formatID(p.id), "error", err)
 			p.t.cfg.Handler.Unreachable(p.id)
@@ -158,6 +200,9 @@ func (p *peer) drain(ctx context.Context, conn net.Conn) error {
 				return err
 			}
 		}
+		if p.retired() {
+			return errRetired
+		}
 	}
 }
 
@@ -186,7 +231,12 @@ func (t *Transport) dial(ctx context.Context, urls []string, h hello) (net.Conn,
 func (t *Transport) dialOne(ctx context.Context, raw string, h hello) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	conn, err := t.cfg.Dial(ctx, raw)
+	return greet(ctx, t.cfg.Dial, raw, h)
+}
+
+// greet dials and says hello; ctx has a deadline.
+func greet(ctx context.Context, dial func(context.Context, string) (net.Conn, error), raw string, h hello) (net.Conn, error) {
+	conn, err := dial(ctx, raw)
 	if err != nil {
 		return nil, err
 	}
@@ -206,6 +256,26 @@ func (t *Transport) dialOne(ctx context.Context, raw string, h hello) (net.Conn,
 		return nil, err
 	}
 	return conn, nil
+}
+
+// Ask asks the member at a peer URL who belongs to its cluster: what its
+// Handler.Info gave. It needs no membership, so that one who is about to join
+// can learn which cluster it joins, and as whom. dial nil means DialURL.
+func Ask(ctx context.Context, raw string, dial func(context.Context, string) (net.Conn, error)) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	if dial == nil {
+		dial = DialURL
+	}
+	conn, err := greet(ctx, dial, raw, hello{kind: infoConn})
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	if err := conn.SetReadDeadline(time.Now().Add(dialTimeout)); err != nil {
+		return nil, err
+	}
+	return readFrame(bufio.NewReader(conn))
 }
 
 // DialURL connects to a peer URL: http://host:port or unix://path.

@@ -23,9 +23,28 @@ type Handler interface {
 	ReceiveSnapshot(ctx context.Context, from uint64, header []byte, body io.Reader) error
 	// Unreachable says that messages to a peer were or will be lost.
 	Unreachable(id uint64)
-	// IsMember reports whether a sender belongs to the cluster as far as this member knows.
-	IsMember(id uint64) bool
+	// Standing says what this member knows of a sender.
+	Standing(id uint64) Standing
+	// Expelled says that a peer holds this member for removed from the cluster.
+	// It may come more than once.
+	Expelled(by uint64)
+	// Info answers Ask: who belongs to the cluster, as far as this member knows.
+	Info() ([]byte, error)
 }
+
+// Standing of a member in the cluster.
+type Standing uint8
+
+// Strangers are members that this one has not heard of: it may lag behind
+// changes of the membership, and then nobody else could bring it up.
+const (
+	Stranger Standing = iota
+	Belongs
+	Removed
+)
+
+// maxStrangers bounds whom a member that lags behind takes on trust.
+const maxStrangers = 16
 
 // Config of a Transport. Listeners, ClusterID, Self and Handler are required.
 type Config struct {
@@ -48,6 +67,7 @@ type Transport struct {
 	mu struct {
 		sync.Mutex
 		peers map[uint64]*peer
+		urls  []string            // this member's own
 		conns map[net.Conn]uint64 // accepted, with its sender once known
 	}
 }
@@ -89,16 +109,21 @@ func (t *Transport) Close() {
 	t.wg.Wait()
 }
 
-// SetPeers tells whom to talk to and where; self is skipped.
+// SetPeers tells whom to talk to and where. Of self, the URLs are what others
+// are told. What is queued for a peer that is gone is still sent: it may be the
+// news of its removal.
 func (t *Transport) SetPeers(peers map[uint64][]string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.ctx.Err() != nil {
 		return
 	}
+	if own := peers[t.cfg.Self]; own != nil {
+		t.mu.urls = own
+	}
 	for id, p := range t.mu.peers {
-		if _, ok := peers[id]; !ok {
-			p.stop()
+		if _, ok := peers[id]; !ok && (!p.stranger || t.cfg.Handler.Standing(id) == Removed) {
+			p.retire()
 			delete(t.mu.peers, id)
 		}
 	}
@@ -107,6 +132,7 @@ func (t *Transport) SetPeers(peers map[uint64][]string) {
 			continue
 		}
 		if p := t.mu.peers[id]; p != nil {
+			p.stranger = false
 			p.mu.Lock()
 			p.mu.urls = urls
 			p.mu.Unlock()
@@ -115,10 +141,42 @@ func (t *Transport) SetPeers(peers map[uint64][]string) {
 		t.mu.peers[id] = t.startPeer(id, urls)
 	}
 	for c, from := range t.mu.conns {
-		if _, ok := peers[from]; from != 0 && !ok {
-			c.Close() // a removed member's stream
+		if from != 0 && t.cfg.Handler.Standing(from) == Removed {
+			c.Close() // its next dial tells it why
 		}
 	}
+}
+
+// meet starts talking to a member that this one has not heard of; false if
+// there are too many of those.
+func (t *Transport) meet(id uint64, urls []string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.ctx.Err() != nil || len(urls) == 0 {
+		return false
+	}
+	if p := t.mu.peers[id]; p != nil {
+		return true
+	}
+	strangers := 0
+	for _, p := range t.mu.peers {
+		if p.stranger {
+			strangers++
+		}
+	}
+	if strangers >= maxStrangers {
+		return false
+	}
+	p := t.startPeer(id, urls)
+	p.stranger = true
+	t.mu.peers[id] = p
+	return true
+}
+
+func (t *Transport) ownURLs() []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.mu.urls
 }
 
 // Send queues a frame for a peer; false means it was dropped.
@@ -154,7 +212,7 @@ func (t *Transport) SendSnapshot(ctx context.Context, to uint64, header []byte, 
 	if p == nil {
 		return fmt.Errorf("peer %s is not known", formatID(to))
 	}
-	conn, err := t.dial(ctx, p.urls(), hello{kind: snapshotConn, cluster: t.cfg.ClusterID, from: t.cfg.Self, to: to})
+	conn, err := t.dial(ctx, p.urls(), hello{kind: snapshotConn, cluster: t.cfg.ClusterID, from: t.cfg.Self, to: to, urls: t.ownURLs()})
 	if err != nil {
 		return err
 	}
@@ -233,12 +291,15 @@ func (t *Transport) serve(conn net.Conn) error {
 	if err != nil {
 		return err
 	}
-	if reason := t.refuse(h); reason != "" {
-		_ = writeStatus(conn, statusRefused, reason)
+	if code, reason := t.refuse(h); code != statusOK {
+		_ = writeStatus(conn, code, reason)
 		return errors.New(reason)
 	}
 	if err := writeStatus(conn, statusOK, ""); err != nil {
 		return err
+	}
+	if h.kind == infoConn {
+		return t.serveInfo(conn)
 	}
 	if err := conn.SetDeadline(time.Time{}); err != nil {
 		return err
@@ -262,18 +323,42 @@ func (t *Transport) serve(conn net.Conn) error {
 	}
 }
 
-func (t *Transport) refuse(h hello) string {
+func (t *Transport) refuse(h hello) (status, string) {
+	no := func(format string, a ...any) (status, string) { return statusRefused, fmt.Sprintf(format, a...) }
 	switch {
+	case h.kind == infoConn:
+		return statusOK, ""
 	case h.cluster != t.cfg.ClusterID:
-		return fmt.Sprintf("cluster id mismatch: this member belongs to %s, you to %s; check --initial-cluster-token and the data directory", formatID(t.cfg.ClusterID), formatID(h.cluster))
+		return no("cluster id mismatch: this member belongs to %s, you to %s; check --initial-cluster-token and the data directory", formatID(t.cfg.ClusterID), formatID(h.cluster))
 	case h.to != t.cfg.Self:
-		return fmt.Sprintf("this is member %s, not %s; check the peer URLs", formatID(t.cfg.Self), formatID(h.to))
+		return no("this is member %s, not %s; check the peer URLs", formatID(t.cfg.Self), formatID(h.to))
 	case h.kind != streamConn && h.kind != snapshotConn:
-		return fmt.Sprintf("unknown connection kind %d", h.kind)
-	case !t.cfg.Handler.IsMember(h.from):
-		return fmt.Sprintf("member %s does not belong to this cluster", formatID(h.from))
+		return no("unknown connection kind %d", h.kind)
 	}
-	return ""
+	switch t.cfg.Handler.Standing(h.from) {
+	case Removed:
+		return statusRemoved, fmt.Sprintf("member %s was removed from this cluster", formatID(h.from))
+	case Stranger:
+		if !t.meet(h.from, h.urls) {
+			return no("member %s does not belong to this cluster", formatID(h.from))
+		}
+	}
+	return statusOK, ""
+}
+
+func (t *Transport) serveInfo(conn net.Conn) error {
+	b, err := t.cfg.Handler.Info()
+	if err != nil {
+		return err
+	}
+	if err := conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+		return err
+	}
+	w := bufio.NewWriter(conn)
+	if err := writeFrame(w, b); err != nil {
+		return err
+	}
+	return w.Flush()
 }
 
 func (t *Transport) serveSnapshot(conn net.Conn, r *bufio.Reader, from uint64) error {

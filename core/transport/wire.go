@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"strings"
 )
 
 const (
@@ -14,7 +15,8 @@ const (
 	protocolVersion = 1
 	maxFrame        = 64 << 20
 	frameHeader     = 8
-	helloSize       = len(magic) + 2 + 24 + 4
+	helloSize       = len(magic) + 2 + 24 + 2 // fixed part; URLs and checksum follow
+	maxHelloURLs    = 4 << 10
 )
 
 // connKind says what a connection carries.
@@ -23,6 +25,7 @@ type connKind uint8
 const (
 	streamConn   connKind = 1
 	snapshotConn connKind = 2
+	infoConn     connKind = 3 // asks who belongs to the cluster; see Ask
 )
 
 // status answers a hello.
@@ -31,6 +34,7 @@ type status uint8
 const (
 	statusOK      status = 0
 	statusRefused status = 1
+	statusRemoved status = 2 // the sender was removed from the cluster
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -39,43 +43,67 @@ var (
 	errNotHello = errors.New("not a muster peer connection")
 	// ErrRefused wraps the other member's reason for not accepting us.
 	ErrRefused = errors.New("peer refused the connection")
+	// ErrRemoved: the other member knows that we were removed from the cluster.
+	ErrRemoved = errors.New("peer says that this member was removed from the cluster")
 )
 
+// hello opens a connection. An infoConn's ids are 0: who asks has none yet.
 type hello struct {
 	kind              connKind
 	cluster, from, to uint64
+	// urls are where the sender is reached, for a receiver that does not know
+	// it yet because it lags behind the changes of the membership.
+	urls []string
 }
 
 func (h hello) encode() []byte {
-	b := append(make([]byte, 0, helloSize), magic...)
+	urls := strings.Join(h.urls, ",")
+	if len(urls) > maxHelloURLs {
+		urls = ""
+	}
+	b := append(make([]byte, 0, helloSize+len(urls)+4), magic...)
 	b = append(b, protocolVersion, byte(h.kind))
 	b = binary.BigEndian.AppendUint64(b, h.cluster)
 	b = binary.BigEndian.AppendUint64(b, h.from)
 	b = binary.BigEndian.AppendUint64(b, h.to)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(urls)))
+	b = append(b, urls...)
 	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
 }
 
 func readHello(r io.Reader) (hello, error) {
-	var b [helloSize]byte
-	if _, err := io.ReadFull(r, b[:]); err != nil {
+	b := make([]byte, helloSize, helloSize+64)
+	if _, err := io.ReadFull(r, b); err != nil {
 		return hello{}, fmt.Errorf("%w: %w", errNotHello, err)
 	}
 	if string(b[:len(magic)]) != magic {
 		return hello{}, errNotHello
 	}
-	if crc32.Checksum(b[:helloSize-4], castagnoli) != binary.BigEndian.Uint32(b[helloSize-4:]) {
-		return hello{}, fmt.Errorf("%w: bad checksum", errNotHello)
-	}
 	p := b[len(magic):]
 	if p[0] != protocolVersion {
 		return hello{}, fmt.Errorf("peer speaks protocol version %d, this release knows %d: upgrade the older of the two", p[0], protocolVersion)
 	}
-	return hello{
+	h := hello{
 		kind:    connKind(p[1]),
 		cluster: binary.BigEndian.Uint64(p[2:]),
 		from:    binary.BigEndian.Uint64(p[10:]),
 		to:      binary.BigEndian.Uint64(p[18:]),
-	}, nil
+	}
+	n := int(binary.BigEndian.Uint16(p[26:]))
+	if n > maxHelloURLs {
+		return hello{}, fmt.Errorf("%w: %d bytes of URLs", errNotHello, n)
+	}
+	b = append(b, make([]byte, n+4)...)
+	if _, err := io.ReadFull(r, b[helloSize:]); err != nil {
+		return hello{}, fmt.Errorf("%w: %w", errNotHello, err)
+	}
+	if crc32.Checksum(b[:helloSize+n], castagnoli) != binary.BigEndian.Uint32(b[helloSize+n:]) {
+		return hello{}, fmt.Errorf("%w: bad checksum", errNotHello)
+	}
+	if n > 0 {
+		h.urls = strings.Split(string(b[helloSize:helloSize+n]), ",")
+	}
+	return h, nil
 }
 
 // writeStatus answers a hello; reason is empty for OK.
@@ -96,10 +124,14 @@ func readStatus(r io.Reader) error {
 	if _, err := io.ReadFull(r, reason); err != nil {
 		return err
 	}
-	if status(b[0]) != statusOK {
+	switch status(b[0]) {
+	case statusOK:
+		return nil
+	case statusRemoved:
+		return fmt.Errorf("%w: %s", ErrRemoved, reason)
+	default:
 		return fmt.Errorf("%w: %s", ErrRefused, reason)
 	}
-	return nil
 }
 
 func writeFrame(w *bufio.Writer, p []byte) error {

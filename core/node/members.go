@@ -1,0 +1,237 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/musterhq/muster/core/machine"
+	"github.com/musterhq/muster/core/membership"
+	"github.com/musterhq/muster/core/transport"
+)
+
+var (
+	// ErrRemoved ends a member that was removed from its cluster.
+	ErrRemoved = errors.New("this member was removed from the cluster; its data directory is of no use to it any more: delete it before the machine joins again")
+	// ErrBadTransferee: leadership can't go to that member.
+	ErrBadTransferee = errors.New("leadership cannot be handed to this member: it is unknown or a learner")
+	// ErrTransferTimeout: raft gave up handing leadership over.
+	ErrTransferTimeout = errors.New("handing leadership over took too long")
+)
+
+// AddMember adds a member, reached at peerURLs, and returns it with all
+// members. It has to be started afterwards, with Config.Join.
+//
+// The changes may be asked of any member, which sends them to the leader once;
+// the refusals are those of this package and of core/membership.
+func (n *Node) AddMember(ctx context.Context, peerURLs []string, learner bool) (membership.Member, []membership.Member, error) {
+	c := membership.Change{Op: membership.AddVoter}
+	if learner {
+		c.Op = membership.AddLearner
+	}
+	urls := slices.Sorted(slices.Values(peerURLs))
+	c.Member = membership.Member{ID: n.freshID(urls), PeerURLs: urls, IsLearner: learner}
+	all, err := n.changeMembers(ctx, c)
+	return c.Member, all, err
+}
+
+// freshID derives an id as etcd does, from the URLs and the time in seconds. A
+// member removed within the same second had that id: then a later second is taken.
+func (n *Node) freshID(urls []string) uint64 {
+	v := n.View()
+	for at := n.cfg.Wall().Unix(); ; at++ {
+		id := membership.MemberID(urls, "", at)
+		_, removed := slices.BinarySearch(v.RemovedMembers, id)
+		if id != 0 && !removed && !isMember(v.Members, id) {
+			return id
+		}
+	}
+}
+
+// RemoveMember removes a member for good: its id never comes back. A leader
+// that is to be removed hands its leadership over first.
+func (n *Node) RemoveMember(ctx context.Context, id uint64) ([]membership.Member, error) {
+	return n.changeMembers(ctx, membership.Change{Op: membership.Remove, Member: membership.Member{ID: id}})
+}
+
+// UpdateMember changes where a member is reached by its peers.
+func (n *Node) UpdateMember(ctx context.Context, id uint64, peerURLs []string) ([]membership.Member, error) {
+	urls := slices.Sorted(slices.Values(peerURLs))
+	return n.changeMembers(ctx, membership.Change{Op: membership.UpdatePeer, Member: membership.Member{ID: id, PeerURLs: urls}})
+}
+
+// PromoteMember gives a learner a vote, once it has caught up with the leader.
+func (n *Node) PromoteMember(ctx context.Context, id uint64) ([]membership.Member, error) {
+	return n.changeMembers(ctx, membership.Change{Op: membership.Promote, Member: membership.Member{ID: id}})
+}
+
+// maxMoves is how often a removal follows a leader that moves away from it.
+const maxMoves = 3
+
+func (n *Node) changeMembers(ctx context.Context, c membership.Change) ([]membership.Member, error) {
+	for moves := 0; ; moves++ {
+		err := n.changeOnce(ctx, c)
+		if err == nil {
+			return n.Members(), nil
+		}
+		if !errors.Is(err, errLeaderMoves) {
+			return nil, err
+		}
+		// Refused before anything was proposed, so asking again is safe.
+		if moves == maxMoves {
+			return nil, ErrNoLeader
+		}
+		if err := n.awaitLeaderOtherThan(ctx, c.Member.ID); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// changeOnce takes a membership change through the log.
+func (n *Node) changeOnce(ctx context.Context, c membership.Change) error {
+	w := waiterPool.Get().(*waiter)
+	w.deadline = n.now() + n.cfg.RequestTimeout
+	w.size = 0
+	id, err := n.inbox.register(w)
+	if err != nil {
+		waiterPool.Put(w)
+		return err
+	}
+	cc, err := machine.ConfChangeContext(machine.Command{ID: id, Member: n.Member.ID}, c)
+	if err != nil {
+		n.inbox.forget(id)
+		return err
+	}
+	n.inbox.post(event{call: func(s *Stepper) { s.ChangeMembers(id, cc.GetContext()) }})
+	if err := n.wait(ctx, id, w); err != nil {
+		return err
+	}
+	err = w.result.Err
+	w.result = machine.Result{}
+	waiterPool.Put(w)
+	return err
+}
+
+// awaitLeaderOtherThan waits for the outcome of a hand-over, or until raft must
+// have given it up.
+func (n *Node) awaitLeaderOtherThan(ctx context.Context, id uint64) error {
+	giveUp := time.NewTimer(2 * n.cfg.electionTimeout())
+	defer giveUp.Stop()
+	return n.poll(ctx, giveUp.C, func() bool { l := n.Leader(); return l != 0 && l != id })
+}
+
+// poll waits for a condition on what the loop publishes; the end of the timer
+// is no error.
+func (n *Node) poll(ctx context.Context, end <-chan time.Time, done func() bool) error {
+	ticker := time.NewTicker(max(n.cfg.Tick/10, time.Millisecond))
+	defer ticker.Stop()
+	for !done() {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-n.done:
+			return ErrStopped
+		case <-end:
+			return nil
+		case <-ticker.C:
+		}
+	}
+	return nil
+}
+
+// TransferLeader hands leadership to another voter and waits until it is there.
+func (n *Node) TransferLeader(ctx context.Context, to uint64) error {
+	if n.Leader() != n.Member.ID {
+		return ErrNotLeader
+	}
+	i := slices.IndexFunc(n.Members(), func(m membership.Member) bool { return m.ID == to })
+	if i < 0 || n.Members()[i].IsLearner {
+		return fmt.Errorf("%w: %s", ErrBadTransferee, formatID(to))
+	}
+	n.inbox.post(event{call: func(s *Stepper) { s.TransferLeader(to) }})
+	giveUp := time.NewTimer(n.cfg.RequestTimeout)
+	defer giveUp.Stop()
+	if err := n.poll(ctx, giveUp.C, func() bool { return n.Leader() == to }); err != nil {
+		return err
+	}
+	if n.Leader() != to {
+		return ErrTransferTimeout
+	}
+	return nil
+}
+
+// Members are the cluster's members as this member knows them.
+func (n *Node) Members() []membership.Member { return n.View().Members }
+
+func isMember(members []membership.Member, id uint64) bool {
+	return slices.ContainsFunc(members, func(m membership.Member) bool { return m.ID == id })
+}
+
+func (n *Node) removed() bool {
+	_, found := slices.BinarySearch(n.View().RemovedMembers, n.Member.ID)
+	return found
+}
+
+// leave stops a removed member, a little later: the others may still need to
+// hear from it what was committed, its callers what became of their requests.
+func (n *Node) leave() {
+	n.leaving.Do(func() {
+		n.cfg.Logger.Warn("this member was removed from the cluster; it stops", "member-id", formatID(n.Member.ID))
+		n.wg.Go(func() {
+			t := time.NewTimer(n.cfg.electionTimeout())
+			defer t.Stop()
+			select {
+			case <-t.C:
+				n.stop(ErrRemoved)
+			case <-n.ctx.Done():
+			}
+		})
+	})
+}
+
+// updatePeers tells the transport who belongs to the cluster now.
+func (n *Node) updatePeers() {
+	members := n.View().Members
+	if len(members) == 0 {
+		members = n.joined
+	}
+	peers := map[uint64][]string{}
+	for _, m := range members {
+		peers[m.ID] = m.PeerURLs
+	}
+	n.peers.SetPeers(peers)
+}
+
+// connectedSince is when the stream to a peer was opened, on the node's clock.
+func (n *Node) connectedSince(id uint64) (time.Duration, bool) {
+	t := n.peers.ActiveSince(id)
+	return t.Sub(n.origin), !t.IsZero()
+}
+
+// Standing says what this member knows of a sender. One that has state of its
+// own knows all members but those added since it was away.
+func (p *peerHandler) Standing(id uint64) transport.Standing {
+	v := p.View()
+	if isMember(v.Members, id) {
+		return transport.Belongs
+	}
+	if _, removed := slices.BinarySearch(v.RemovedMembers, id); removed {
+		return transport.Removed
+	}
+	return transport.Stranger
+}
+
+// Expelled: a peer has applied this member's removal.
+func (p *peerHandler) Expelled(by uint64) {
+	p.cfg.Logger.Info("a peer says that this member was removed", "peer", formatID(by))
+	(*Node)(p).leave()
+}
+
+// Info tells who belongs to the cluster, for one who is about to join.
+func (p *peerHandler) Info() ([]byte, error) {
+	v := p.View()
+	return json.Marshal(ClusterInfo{Version: clusterInfoVersion, ClusterID: p.Member.ClusterID, Members: v.Members, Removed: v.RemovedMembers})
+}

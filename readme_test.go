@@ -61,10 +61,6 @@ func TestReadmeTourPrintsWhatItSays(t *testing.T) {
 		t.Fatalf("found %d steps only: the README's tour has moved", len(steps))
 	}
 	dir := t.TempDir()
-	root, err := os.Getwd()
-	if err != nil {
-		t.Fatal(err)
-	}
 	build := exec.Command("go", "build", "-o", filepath.Join(dir, "bin", "muster"), "./cmd/muster")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
@@ -73,7 +69,7 @@ func TestReadmeTourPrintsWhatItSays(t *testing.T) {
 
 	const marker = "=== step %d ===\n"
 	var script strings.Builder
-	fmt.Fprintf(&script, "ip link set lo up 2>/dev/null\nexport PATH=%q:$PATH MUSTER_SOURCE=%q\ntrap 'kill $(jobs -p) 2>/dev/null; wait' EXIT\n", filepath.Join(dir, "bin"), root)
+	fmt.Fprintf(&script, "ip link set lo up 2>/dev/null\nexport PATH=%q:$PATH\ntrap 'for p in $(jobs -p); do kill $p; wait $p; done 2>/dev/null' EXIT\n", filepath.Join(dir, "bin"))
 	for i, s := range steps {
 		fmt.Fprintf(&script, "printf '"+strings.ReplaceAll(marker, "\n", "\\n")+"'\n%s\n", i, s.command)
 	}
@@ -105,7 +101,10 @@ func TestReadmeTourPrintsWhatItSays(t *testing.T) {
 		}
 	}
 	if t.Failed() {
-		log, _ := os.ReadFile(filepath.Join(dir, "server.log"))
+		log, err := os.ReadFile(filepath.Join(dir, "server.log"))
+		if err != nil {
+			t.Log(err)
+		}
 		t.Logf("server.log:\n%s", log)
 	}
 }

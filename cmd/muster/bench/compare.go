@@ -26,6 +26,7 @@ type comparison struct {
 	generator string            // this program
 	rounds    int
 	quick     bool
+	size      sizes
 	dir       string
 	output    string
 	cores     pinning
@@ -40,11 +41,12 @@ type sizes struct {
 	settle                                   time.Duration
 }
 
-func (c *comparison) sizes() sizes {
-	if c.quick {
-		return sizes{keys: 10000, puts: 20000, reads: 30000, keepAlives: 30000, watchPuts: 200, million: 50000, settle: 2 * time.Second}
-	}
+func fullSize() sizes {
 	return sizes{keys: 100000, puts: 200000, reads: 300000, keepAlives: 300000, watchPuts: 1000, million: 1000000, settle: 30 * time.Second}
+}
+
+func quickSize() sizes {
+	return sizes{keys: 10000, puts: 20000, reads: 30000, keepAlives: 30000, watchPuts: 200, million: 50000, settle: 2 * time.Second}
 }
 
 func compareCommand() *cobra.Command {
@@ -71,6 +73,9 @@ All rounds of the full size take some 15 minutes. Give the machine nothing else 
 			c.generator, c.binaries[kindEtcd], c.binaries[kindMuster] = self, etcd, muster
 			if err := c.validate(); err != nil {
 				return err
+			}
+			if c.size = fullSize(); c.quick {
+				c.size = quickSize()
 			}
 			c.cores, c.log = pin(), cmd.ErrOrStderr()
 			return c.run(cmd)
@@ -225,7 +230,7 @@ func (r *run) load(ctx context.Context, args ...string) (*result, error) {
 
 // warmed runs a load of n operations, after a tenth of it that isn't counted.
 func (r *run) warmed(ctx context.Context, n int, args ...string) (*result, error) {
-	r.say(strings.Join(args, " "))
+	r.say(args[0])
 	if _, err := r.load(ctx, append(args, "--seed", "100", "--total", strconv.Itoa(max(n/10, 1)))...); err != nil {
 		return nil, err
 	}
@@ -235,18 +240,17 @@ func (r *run) warmed(ctx context.Context, n int, args ...string) (*result, error
 // hotLoads are the loads of issue and reference: 100 connections, 1000 clients, 8 B keys,
 // 256 B values.
 func hotLoads(ctx context.Context, r *run) error {
-	size := r.sizes()
+	size := r.size
 	space := []string{"--key-space-size", strconv.Itoa(size.keys)}
 	r.say(fmt.Sprintf("fill with %d keys", size.keys))
 	if _, err := r.load(ctx, append([]string{"put", "--sequential-keys", "--total", strconv.Itoa(size.keys)}, space...)...); err != nil {
 		return err
 	}
 	for _, l := range []struct {
-		name   string
-		unit   string
-		n      int
-		target float64
-		args   []string
+		name, unit string
+		n          int
+		target     float64
+		args       []string
 	}{
 		{"put", "put", size.puts, 0.55, append([]string{"put"}, space...)},
 		{"linearizable range", "read", size.reads, 0.55, append([]string{"range"}, space...)},
@@ -275,7 +279,7 @@ const generatorCPU = "generator CPU"
 
 // millionKeys measures what many keys cost: memory, restarts, a page.
 func millionKeys(ctx context.Context, r *run) error {
-	size := r.sizes()
+	size := r.size
 	name := fmt.Sprintf("%d keys × 100 B", size.million)
 	r.say("load " + name)
 	n := strconv.Itoa(size.million)
@@ -293,7 +297,6 @@ func millionKeys(ctx context.Context, r *run) error {
 	}
 	r.note(metric{name: name, what: "resident memory", unit: "MiB", target: 0.8}, mebi(mem.Resident))
 
-	r.say("range limit=100")
 	page := []string{"range", "", "--from-key", "--limit", "100", "--conns", "1", "--clients", "1"}
 	if res, err = r.warmed(ctx, 50, page...); err != nil {
 		return err

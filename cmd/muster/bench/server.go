@@ -27,6 +27,7 @@ type serverProcess struct {
 	kind    string // etcd or muster
 	args    []string
 	addr    string // of clients
+	dns     string // muster's
 	dir     string
 	core    int // -1: any
 	cmd     *exec.Cmd
@@ -58,7 +59,7 @@ func newServer(kind, binary, dir string, core int) (*serverProcess, error) {
 		args = slices.Insert(args, 1, "server")
 		args = append(args, "--dns-listen", addrs[2])
 	}
-	return &serverProcess{kind: kind, args: args, addr: addrs[0], dir: dir, core: core}, nil
+	return &serverProcess{kind: kind, args: args, addr: addrs[0], dns: addrs[2], dir: dir, core: core}, nil
 }
 
 // freeAddrs are loopback addresses that nobody listens on.

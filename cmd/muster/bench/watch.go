@@ -50,7 +50,8 @@ it have been delivered to everybody.`,
 	}
 	f := cmd.Flags()
 	f.StringSliceVar(&o.endpoints, "endpoints", []string{"127.0.0.1:2379"}, "the servers; connections take turns")
-	f.IntVar(&o.conns, "conns", 100, "connections of watchers")
+	// As etcd's own benchmark spreads them: ten streams of a hundred watchers.
+	f.IntVar(&o.conns, "conns", 10, "connections of watchers")
 	o.addRunFlags(f, 1000, "puts")
 	f.IntVar(&w.watchers, "watchers", 1000, "watchers over all connections")
 	f.IntVar(&w.keys, "watch-keys", 1, "keys that are watched; each watcher watches one, and each put writes one")

@@ -98,9 +98,10 @@ func visit(cmd *cobra.Command, fn func(*cobra.Command)) {
 	}
 }
 
-// usageTemplate is cobra's without the global flags, which would be most of every help text: "options" lists them.
+// usageTemplate is cobra's without the global flags, which would be most of every help text ("options" lists them), and
+// without a usage line for groups on their own, which run only to say so.
 func usageTemplate(root *cobra.Command) string {
-	t := root.UsageTemplate()
+	t := strings.Replace(root.UsageTemplate(), "{{if .Runnable}}", "{{if and .Runnable (not .HasAvailableSubCommands)}}", 1)
 	const from, to = "{{if .HasAvailableInheritedFlags}}", "{{end}}"
 	i := strings.Index(t, from)
 	if i < 0 {

@@ -58,7 +58,7 @@ func (v *invocation) campaign(ctx context.Context, s *sdk.Session, p Printer, na
 		// What can't be resigned ends with the lease, right after.
 		_ = l.Resign(closing)
 	}()
-	if err := v.printKey(p, l.Key(), 0); err != nil {
+	if err := v.printKey(p, l.Key(), 0, "elect: leadership lost on init"); err != nil {
 		return err
 	}
 	select {
@@ -83,7 +83,7 @@ func (v *invocation) observe(ctx context.Context, p Printer, name string) error 
 		case e.Leader == nil:
 			continue
 		}
-		if err := v.printKey(p, e.Leader.Key, e.Revision); err != nil {
+		if err := v.printKey(p, e.Leader.Key, e.Revision, "elect: observer lost"); err != nil {
 			return err
 		}
 	}

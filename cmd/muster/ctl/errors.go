@@ -46,6 +46,9 @@ func failed(code int, format string, err error) error {
 		return nil
 	}
 	f := &failure{code: code, text: message(err), cause: err}
+	if inner := (*failure)(nil); errors.As(err, &inner) {
+		f.hint = inner.hint
+	}
 	if format != "" {
 		f.text = fmt.Sprintf(format, f.text)
 	}

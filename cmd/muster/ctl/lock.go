@@ -83,7 +83,7 @@ func (v *invocation) lock(ctx context.Context, s *sdk.Session, p Printer, name s
 		_ = l.Unlock(closing)
 	}()
 	if len(command) == 0 {
-		if err := v.printKey(p, l.Key(), 0); err != nil {
+		if err := v.printKey(p, l.Key(), 0, "lock lost on init"); err != nil {
 			return err
 		}
 		select {
@@ -114,8 +114,8 @@ func lost(text string, ctx context.Context) error {
 	return &failure{code: exitError, text: text, cause: context.Cause(ctx)}
 }
 
-// printKey reads and prints a key, as it was at a revision if that isn't 0.
-func (v *invocation) printKey(p Printer, key string, rev int64) error {
+// printKey reads and prints a key, as it was at a revision if that isn't 0. gone is the error if it isn't there.
+func (v *invocation) printKey(p Printer, key string, rev int64, gone string) error {
 	conn, err := v.conn()
 	if err != nil {
 		return err
@@ -125,7 +125,7 @@ func (v *invocation) printKey(p Printer, key string, rev int64) error {
 		return err
 	}
 	if len(resp.GetKvs()) == 0 {
-		return &failure{code: exitError, text: "lock lost on init", hint: fmt.Sprintf("key %q was deleted by somebody else", key)}
+		return &failure{code: exitError, text: gone, hint: fmt.Sprintf("key %q was deleted by somebody else", key)}
 	}
 	return p.Print(getResult{RangeResponse: resp})
 }

@@ -228,10 +228,12 @@ func (r *run) load(ctx context.Context, args ...string) (*result, error) {
 	return &res, nil
 }
 
+// warmUpSeed is no round's, so that a warm-up doesn't read ahead what is measured.
+const warmUpSeed = "1000000"
+
 // warmed runs a load of n operations, after a tenth of it that isn't counted.
 func (r *run) warmed(ctx context.Context, n int, args ...string) (*result, error) {
-	r.say(args[0])
-	if _, err := r.load(ctx, append(args, "--seed", "100", "--total", strconv.Itoa(max(n/10, 1)))...); err != nil {
+	if _, err := r.load(ctx, append(args, "--seed", warmUpSeed, "--total", strconv.Itoa(max(n/10, 1)))...); err != nil {
 		return nil, err
 	}
 	return r.load(ctx, append(args, "--seed", strconv.Itoa(r.round), "--total", strconv.Itoa(n))...)
@@ -258,6 +260,7 @@ func hotLoads(ctx context.Context, r *run) error {
 		{"lease keep-alive", "keep-alive", size.keepAlives, 0, []string{"lease"}},
 		{"watch, 1000 watchers of a key", "delivery", size.watchPuts, 0, []string{"watch"}},
 	} {
+		r.say(l.name)
 		res, err := r.warmed(ctx, l.n, l.args...)
 		if err != nil {
 			return err
@@ -297,6 +300,7 @@ func millionKeys(ctx context.Context, r *run) error {
 	}
 	r.note(metric{name: name, what: "resident memory", unit: "MiB", target: 0.8}, mebi(mem.Resident))
 
+	r.say("range limit=100")
 	page := []string{"range", "", "--from-key", "--limit", "100", "--conns", "1", "--clients", "1"}
 	if res, err = r.warmed(ctx, 50, page...); err != nil {
 		return err

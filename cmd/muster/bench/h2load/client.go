@@ -44,7 +44,7 @@ func Dial(ctx context.Context, addr string) (*Client, error) {
 }
 
 // Close ends the connection.
-func (c *Client) Close() error { return c.worker.conn.Close() }
+func (c *Client) Close() { c.worker.conn.Close() }
 
 // Call makes a unary call and returns the reply message, valid until the next call. After
 // a context's end or a broken connection the Client is of no more use.

@@ -265,7 +265,7 @@ func TestUnixSocketsAreServedAndALeftOverOneTakenOver(t *testing.T) {
 }
 
 func TestTheCollectorKeepsAFixedHeadroom(t *testing.T) {
-	for live, want := range map[uint64]int{0: 2400, 1 << 20: 2400, 96 << 20: 100, 960 << 20: 10, 1 << 40: 1} {
+	for live, want := range map[uint64]int{0: 1600, 1 << 20: 1600, 64 << 20: 100, 640 << 20: 10, 1 << 40: 1} {
 		if got := gcPercent(live); got != want {
 			t.Errorf("gcPercent(%d) = %d, want %d", live, got, want)
 		}
@@ -278,7 +278,7 @@ func TestTheCollectorKeepsAFixedHeadroom(t *testing.T) {
 		runtime.GC()
 		metrics.Read(goal)
 		g := goal[0].Value.Uint64()
-		return g > 280<<20 && g < 330<<20
+		return g > 250<<20 && g < 300<<20
 	}, "the goal to be the ballast and the head-room")
 	runtime.KeepAlive(ballast)
 	undo()

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/pprof"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -74,6 +75,16 @@ type Mux interface {
 func (o *Ops) Register(mux Mux) {
 	mux.Handle("/version", http.HandlerFunc(o.serveVersion))
 	o.RegisterMetrics(mux)
+}
+
+// RegisterProfiles puts Go's profiles under /debug/pprof/, as etcd's
+// --enable-pprof does. They show what the process works on: not for everybody.
+func (o *Ops) RegisterProfiles(mux Mux) {
+	mux.Handle("/debug/pprof/", http.HandlerFunc(pprof.Index))
+	mux.Handle("/debug/pprof/cmdline", http.HandlerFunc(pprof.Cmdline))
+	mux.Handle("/debug/pprof/profile", http.HandlerFunc(pprof.Profile))
+	mux.Handle("/debug/pprof/symbol", http.HandlerFunc(pprof.Symbol))
+	mux.Handle("/debug/pprof/trace", http.HandlerFunc(pprof.Trace))
 }
 
 // RegisterMetrics puts on what the metrics listeners serve: metrics and health.

@@ -37,6 +37,7 @@ type Config struct {
 	Metrics                                     string // basic or extensive
 	LogLevel, LogFormat                         string
 	UnsafeNoFsync                               bool
+	EnablePprof                                 bool
 
 	// DNSListen is where the DNS service answers; empty disables it. The
 	// server only carries it for the command that mounts that service.

@@ -111,6 +111,7 @@ func (c *Config) AddFlags(fs *pflag.FlagSet) *Flags {
 	fs.StringVar(&c.Metrics, "metrics", c.Metrics, "basic, or extensive to add latency histograms per method")
 	fs.StringVar(&c.LogLevel, "log-level", c.LogLevel, "debug, info, warn or error")
 	fs.StringVar(&c.LogFormat, "log-format", c.LogFormat, "json or console")
+	fs.BoolVar(&c.EnablePprof, "enable-pprof", c.EnablePprof, "serve Go's profiles under /debug/pprof/ on the client port")
 	fs.BoolVar(&c.UnsafeNoFsync, "unsafe-no-fsync", c.UnsafeNoFsync, "acknowledge writes before they are on disk: for tests only, loses data")
 	fs.StringVar(&c.DNSListen, "dns-listen", c.DNSListen, "where DNS is answered, UDP and TCP (empty: nowhere)")
 	fs.StringVar(&c.DNSZone, "dns-zone", c.DNSZone, "the zone DNS answers for")

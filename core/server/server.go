@@ -147,6 +147,9 @@ func (s *Server) serveClients(operators *ops.Ops, in *ops.Instruments) {
 	s.mux = newPortMux(s.log, maxConns(), s.listeners.client[0].Addr(), in.ClientRecvBytes, in.ClientSentBytes)
 	handlers := http.NewServeMux()
 	operators.Register(handlers)
+	if s.cfg.EnablePprof {
+		operators.RegisterProfiles(handlers)
+	}
 	for pattern, h := range s.cfg.Handlers {
 		handlers.Handle(pattern, h)
 	}

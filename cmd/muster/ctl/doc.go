@@ -12,7 +12,7 @@
 // A flag wins over the environment, where etcdctl stops at the conflict. Arguments that have no meaning are refused,
 // and so is an output format a command doesn't have, before anything is sent. Every call ends after --command-timeout.
 // The first line of an error is etcdctl's; a second one names the command and what to try. lock and elect revoke their
-// lease when they end, and lock's command doesn't outlive the lock. -w protobuf of lease commands is the whole message,
+// lease when they end, and lock's command has our input and doesn't outlive the lock. -w protobuf of lease commands is the whole message,
 // of which etcdctl writes only the header.
 //
 // # Concurrency

@@ -52,12 +52,6 @@ func (v *invocation) campaign(ctx context.Context, s *sdk.Session, p Printer, na
 	if err != nil {
 		return waitError(ctx, err)
 	}
-	defer func() {
-		closing, cancel := v.closing()
-		defer cancel()
-		// What can't be resigned ends with the lease, right after.
-		_ = l.Resign(closing)
-	}()
 	if err := v.printKey(p, l.Key(), 0, "elect: leadership lost on init"); err != nil {
 		return err
 	}
@@ -65,7 +59,7 @@ func (v *invocation) campaign(ctx context.Context, s *sdk.Session, p Printer, na
 	case <-ctx.Done():
 		return nil
 	case <-l.Context().Done():
-		return lost("elect: session expired", l.Context())
+		return lost("elect: session expired")
 	}
 }
 

@@ -156,6 +156,9 @@ func advice(err error, g *globals) string {
 			return "the key is empty; give one, or --prefix for all keys"
 		}
 	case codes.Unimplemented:
+		if strings.Contains(err.Error(), "HTTP status code") {
+			return "what answers there isn't a store; check --endpoints"
+		}
 		return "this server doesn't know the request; see its version with 'endpoint status'"
 	}
 	return ""

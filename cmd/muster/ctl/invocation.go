@@ -8,7 +8,6 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
@@ -16,9 +15,6 @@ import (
 
 	"github.com/musterhq/muster/sdk"
 )
-
-// closeTime is what giving up a lock or lease may take after an interrupt.
-const closeTime = 3 * time.Second
 
 // invocation is one run of a command.
 type invocation struct {
@@ -122,9 +118,4 @@ func (v *invocation) interruptible() (ctx context.Context, stop func()) {
 		cancel(nil)
 		watcher.Wait()
 	}
-}
-
-// closing is a context for cleaning up after ctx has ended.
-func (v *invocation) closing() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.WithoutCancel(v.ctx), closeTime)
 }

@@ -2,7 +2,6 @@ package ctl
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -14,6 +13,9 @@ import (
 	"github.com/musterhq/muster/recipes/lock"
 	"github.com/musterhq/muster/sdk"
 )
+
+// closeTime is what giving up a lock or leadership may take.
+const closeTime = 3 * time.Second
 
 func lockCommand(g *globals) *cobra.Command {
 	var ttl int
@@ -27,7 +29,7 @@ COMMAND finds in its environment ETCD_LOCK_KEY, the key of the lock; ETCD_LOCK_R
 pass it to whatever the lock protects, so that it can refuse an earlier holder; and MUSTER_LOCK_TOKEN, the same with its
 epoch. If the lease can't be kept alive, COMMAND gets SIGTERM and then SIGKILL, before anybody else can get the lock.
 
-Flags of COMMAND need '--' before it.`,
+COMMAND gets this program's input. Its flags need '--' before it.`,
 		Example: `  muster ctl lock nightly
   muster ctl lock nightly -- backup.sh --full
   muster ctl lock nightly --ttl 30 -- sh -c 'backup --fence $ETCD_LOCK_REV'`,
@@ -50,7 +52,7 @@ Flags of COMMAND need '--' before it.`,
 	return cmd
 }
 
-// withSession gives fn a session, whose lease is revoked after it.
+// withSession gives fn a session, whose lease is revoked after it: that also gives up what is bound to it, at once.
 func (v *invocation) withSession(ctx context.Context, ttl int, fn func(*sdk.Session) error) (err error) {
 	client, err := v.open()
 	if err != nil {
@@ -61,10 +63,14 @@ func (v *invocation) withSession(ctx context.Context, ttl int, fn func(*sdk.Sess
 		return err
 	}
 	defer func() {
-		closing, cancel := v.closing()
+		if s.Err() != nil {
+			s.Orphan() // lost: the lease ends by itself, and no member could be asked to revoke it
+			return
+		}
+		// Past the deadline there is nothing left to revoke.
+		closing, cancel := context.WithTimeout(context.WithoutCancel(v.ctx), min(closeTime, time.Until(s.Deadline())))
 		defer cancel()
-		cerr := s.Close(closing)
-		if cerr != nil && !errors.Is(s.Err(), sdk.ErrSessionLost) {
+		if cerr := s.Close(closing); cerr != nil {
 			fmt.Fprintf(v.err, "Warning: lease %016x is not revoked (%s); it ends by itself within %v\n", s.Lease(), message(cerr), s.TTL())
 		}
 	}()
@@ -76,12 +82,6 @@ func (v *invocation) lock(ctx context.Context, s *sdk.Session, p Printer, name s
 	if err != nil {
 		return waitError(ctx, err)
 	}
-	defer func() {
-		closing, cancel := v.closing()
-		defer cancel()
-		// What can't be unlocked is freed with the lease, right after.
-		_ = l.Unlock(closing)
-	}()
 	if len(command) == 0 {
 		if err := v.printKey(p, l.Key(), 0, "lock lost on init"); err != nil {
 			return err
@@ -90,7 +90,7 @@ func (v *invocation) lock(ctx context.Context, s *sdk.Session, p Printer, name s
 		case <-ctx.Done():
 			return nil
 		case <-l.Context().Done():
-			return lost("session expired", l.Context())
+			return lost("session expired")
 		}
 	}
 	cmd := exec.Command(command[0], command[1:]...)
@@ -110,8 +110,8 @@ func waitError(ctx context.Context, err error) error {
 }
 
 // lost is the error of what ended because its session did.
-func lost(text string, ctx context.Context) error {
-	return &failure{code: exitError, text: text, cause: context.Cause(ctx)}
+func lost(text string) error {
+	return &failure{code: exitError, text: text, cause: sdk.ErrSessionLost}
 }
 
 // printKey reads and prints a key, as it was at a revision if that isn't 0. gone is the error if it isn't there.

@@ -11,12 +11,12 @@ import (
 	"github.com/musterhq/muster/sdk"
 )
 
-// checkInterval is how often a child's session is looked at, in parts of its TTL.
+// How a child's session is looked after.
 const (
 	checksPerTTL  = 50
-	longestCheck  = 250 * time.Millisecond
-	termPartOfTTL = 5  // SIGTERM a fifth of the TTL before the deadline: renewals come every third, so it is late already
-	killPartOfTTL = 10 // SIGKILL a tenth before it
+	longestCheck  = 250 * time.Millisecond // between two looks
+	termPartOfTTL = 5                      // SIGTERM a fifth of the TTL before the deadline: renewals come every third, so it is late already
+	killPartOfTTL = 10                     // SIGKILL a tenth before it
 )
 
 // runHeld runs a command for as long as the session lasts; if that ends, so does the command, before the lease can.
@@ -47,7 +47,7 @@ func (v *invocation) runHeld(ctx context.Context, s *sdk.Session, cmd *exec.Cmd)
 		select {
 		case err := <-exited:
 			if s.Err() != nil {
-				return lost("session expired while the command ran", s.Context())
+				return lost("session expired while the command ran")
 			}
 			return exitOf(err)
 		case <-interrupts:
@@ -60,7 +60,7 @@ func (v *invocation) runHeld(ctx context.Context, s *sdk.Session, cmd *exec.Cmd)
 		case s.Err() != nil, left < s.TTL()/killPartOfTTL+interval:
 			child.signal(syscall.SIGKILL)
 			<-exited
-			return lost("session expired; the command was killed", s.Context())
+			return lost("session expired; the command was killed")
 		case left < s.TTL()/termPartOfTTL && !late:
 			late = true
 			child.signal(syscall.SIGTERM)

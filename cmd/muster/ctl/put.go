@@ -2,6 +2,7 @@ package ctl
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"strconv"
 
@@ -67,8 +68,11 @@ A value that begins with '-' looks like a flag: put '--' before it.`,
 // request takes the value from the input if it isn't among the arguments.
 func (o *putFlags) request(args []string, in io.Reader) (*pb.PutRequest, error) {
 	const usage = "put command needs 1 argument and input from stdin or 2 arguments"
-	if len(args) == 0 || len(args) > 2 {
+	switch {
+	case len(args) == 0:
 		return nil, badArgs(usage)
+	case len(args) > 2:
+		return nil, &failure{code: exitArgs, text: usage, hint: fmt.Sprintf("there are %d arguments; quote a value that has spaces", len(args))}
 	}
 	req := &pb.PutRequest{Key: []byte(args[0]), PrevKv: o.prevKV, IgnoreValue: o.ignoreValue, IgnoreLease: o.ignoreLease}
 	switch {

@@ -1,6 +1,7 @@
 package ctl
 
 import (
+	"context"
 	"fmt"
 	"strconv"
 
@@ -17,7 +18,7 @@ func compactionCommand(g *globals) *cobra.Command {
 		Example: `  # see the present revision, then drop all before it
   muster ctl endpoint status -w fields
   muster ctl compaction 4711`,
-		RunE: g.run(func(v *invocation, args []string) error {
+		RunE: g.run(func(ctx context.Context, v *invocation, args []string) error {
 			if len(args) != 1 {
 				return badArgs("compaction command needs 1 argument")
 			}
@@ -25,11 +26,11 @@ func compactionCommand(g *globals) *cobra.Command {
 			if err != nil {
 				return &failure{code: exitError, text: err.Error(), hint: "REVISION is a number; 'endpoint status -w fields' shows the present one"}
 			}
-			conn, err := v.conn()
+			conn, err := v.conn(ctx)
 			if err != nil {
 				return err
 			}
-			if _, err := call(v, pb.NewKVClient(conn).Compact, &pb.CompactionRequest{Revision: rev, Physical: physical}); err != nil {
+			if _, err := call(ctx, v, pb.NewKVClient(conn).Compact, &pb.CompactionRequest{Revision: rev, Physical: physical}); err != nil {
 				return err
 			}
 			_, err = fmt.Fprintln(v.out, "compacted revision", rev)

@@ -1,6 +1,7 @@
 package ctl
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -15,7 +16,7 @@ func completionCommand(g *globals) *cobra.Command {
   muster ctl completion fish | source`,
 		DisableFlagsInUseLine: true,
 		ValidArgs:             []string{"bash", "zsh", "fish", "powershell"},
-		RunE: g.run(func(v *invocation, args []string) error {
+		RunE: g.run(func(ctx context.Context, v *invocation, args []string) error {
 			if len(args) != 1 {
 				return badArgs("completion needs one argument: bash, zsh, fish or powershell")
 			}
@@ -41,7 +42,7 @@ func optionsCommand(g *globals) *cobra.Command {
 		Short:   "List the flags that every command has",
 		Example: `  muster ctl options`,
 		Args:    noArgs(g),
-		RunE: g.run(func(v *invocation, _ []string) error {
+		RunE: g.run(func(ctx context.Context, v *invocation, _ []string) error {
 			_, err := fmt.Fprintf(v.out, "The following options can be passed to any command:\n\n%s", g.flags.FlagUsages())
 			return err
 		}),

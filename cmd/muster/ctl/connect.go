@@ -15,7 +15,7 @@ import (
 )
 
 // config is what the flags say about how to connect.
-func (g *globals) config(v *invocation) (sdk.Config, error) {
+func (g *globals) config(ctx context.Context, v *invocation) (sdk.Config, error) {
 	for _, f := range []struct{ name, value string }{{"cert", g.cert}, {"key", g.key}, {"cacert", g.cacert}} {
 		if f.value == "" && g.flags.Changed(f.name) {
 			return sdk.Config{}, badArgs("empty string is passed to --%s option", f.name)
@@ -26,7 +26,7 @@ func (g *globals) config(v *invocation) (sdk.Config, error) {
 		cfg.Logger = slog.New(slog.NewTextHandler(v.err, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
 	var err error
-	if cfg.Endpoints, err = g.members(v); err != nil {
+	if cfg.Endpoints, err = g.members(ctx, v); err != nil {
 		return cfg, err
 	}
 	if cfg.TLS, err = g.tlsConfig(); err != nil {
@@ -40,14 +40,14 @@ func (g *globals) config(v *invocation) (sdk.Config, error) {
 }
 
 // members lists the endpoints: those of --discovery-srv if it is given.
-func (g *globals) members(v *invocation) ([]string, error) {
+func (g *globals) members(ctx context.Context, v *invocation) ([]string, error) {
 	if g.discoveryDomain == "" {
 		for i, e := range g.endpoints {
 			g.endpoints[i] = strings.TrimSpace(e)
 		}
 		return g.endpoints, nil
 	}
-	ctx, cancel := context.WithTimeout(v.ctx, g.commandTimeout)
+	ctx, cancel := context.WithTimeout(ctx, g.commandTimeout)
 	defer cancel()
 	suffix := ""
 	if g.discoveryName != "" {

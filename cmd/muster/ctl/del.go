@@ -36,7 +36,7 @@ Two keys given by mistake look like a range, so a range waits two seconds for Ct
 		Example: `  muster ctl del greeting
   muster ctl del worker/ --prefix --prev-kv
   muster ctl del --range a c                        # a, ab, b, ..., not c`,
-		RunE: g.run(func(v *invocation, args []string) error {
+		RunE: g.run(func(ctx context.Context, v *invocation, args []string) error {
 			p, err := v.printer(delResult{})
 			if err != nil {
 				return err
@@ -48,15 +48,15 @@ Two keys given by mistake look like a range, so a range waits two seconds for Ct
 			if len(args) > 1 && !o.ranged {
 				fmt.Fprintf(v.err, "Warning: Keys between %q and %q will be deleted. Please interrupt the command within next 2 seconds to cancel. "+
 					"You can provide `--range` flag to avoid the delay.\n", args[0], args[1])
-				if err := v.regret(); err != nil {
+				if err := v.regret(ctx); err != nil {
 					return err
 				}
 			}
-			conn, err := v.conn()
+			conn, err := v.conn(ctx)
 			if err != nil {
 				return err
 			}
-			resp, err := call(v, pb.NewKVClient(conn).DeleteRange, req)
+			resp, err := call(ctx, v, pb.NewKVClient(conn).DeleteRange, req)
 			if err != nil {
 				return err
 			}
@@ -68,8 +68,8 @@ Two keys given by mistake look like a range, so a range waits two seconds for Ct
 }
 
 // regret waits for an interrupt, which is an error.
-func (v *invocation) regret() error {
-	ctx, stop := v.interruptible()
+func (v *invocation) regret(ctx context.Context) error {
+	ctx, stop := v.interruptible(ctx)
 	defer stop()
 	timer := time.NewTimer(regretTime)
 	defer timer.Stop()

@@ -19,7 +19,7 @@ func electCommand(g *globals) *cobra.Command {
 leader as it comes.`,
 		Example: `  muster ctl elect primary 10.0.0.7:8080
   muster ctl elect primary -l`,
-		RunE: g.run(func(v *invocation, args []string) error {
+		RunE: g.run(func(ctx context.Context, v *invocation, args []string) error {
 			switch {
 			case len(args) != 1 && len(args) != 2:
 				return badArgs("elect takes one election name argument and an optional proposal argument")
@@ -32,7 +32,7 @@ leader as it comes.`,
 			if err != nil {
 				return err
 			}
-			ctx, stop := v.interruptible()
+			ctx, stop := v.interruptible(ctx)
 			defer stop()
 			if listen {
 				return v.observe(ctx, p, args[0])
@@ -52,7 +52,7 @@ func (v *invocation) campaign(ctx context.Context, s *sdk.Session, p Printer, na
 	if err != nil {
 		return waitError(ctx, err)
 	}
-	if err := v.printKey(p, l.Key(), 0, "elect: leadership lost on init"); err != nil {
+	if err := v.printKey(ctx, p, l.Key(), 0, "elect: leadership lost on init"); err != nil {
 		return err
 	}
 	select {
@@ -64,7 +64,7 @@ func (v *invocation) campaign(ctx context.Context, s *sdk.Session, p Printer, na
 }
 
 func (v *invocation) observe(ctx context.Context, p Printer, name string) error {
-	client, err := v.open()
+	client, err := v.open(ctx)
 	if err != nil {
 		return err
 	}
@@ -77,7 +77,7 @@ func (v *invocation) observe(ctx context.Context, p Printer, name string) error 
 		case e.Leader == nil:
 			continue
 		}
-		if err := v.printKey(p, e.Leader.Key, e.Revision, "elect: observer lost"); err != nil {
+		if err := v.printKey(ctx, p, e.Leader.Key, e.Revision, "elect: observer lost"); err != nil {
 			return err
 		}
 	}

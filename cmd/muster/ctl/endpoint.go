@@ -1,6 +1,7 @@
 package ctl
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -26,12 +27,12 @@ func endpointCommand(g *globals) *cobra.Command {
 }
 
 // each endpoint to ask: the given ones, or all members' client URLs.
-func (v *invocation) targets(cluster bool) (*sdk.Client, []string, error) {
-	c, err := v.open()
+func (v *invocation) targets(ctx context.Context, cluster bool) (*sdk.Client, []string, error) {
+	c, err := v.open(ctx)
 	if err != nil || !cluster {
 		return c, v.g.endpoints, err
 	}
-	resp, err := call(v, pb.NewClusterClient(c.Conn()).MemberList, &pb.MemberListRequest{Linearizable: true})
+	resp, err := call(ctx, v, pb.NewClusterClient(c.Conn()).MemberList, &pb.MemberListRequest{Linearizable: true})
 	if err != nil {
 		return nil, nil, failed(exitError, "failed to fetch endpoints from etcd cluster member list: %s", err)
 	}
@@ -50,19 +51,19 @@ func endpointHealthCommand(g *globals, cluster *bool) *cobra.Command {
 		Example: `  muster ctl endpoint health
   muster ctl endpoint health --cluster -w table`,
 		Args: noArgs(g),
-		RunE: g.run(func(v *invocation, _ []string) error {
+		RunE: g.run(func(ctx context.Context, v *invocation, _ []string) error {
 			p, err := v.printer(healthResult{})
 			if err != nil {
 				return err
 			}
-			client, endpoints, err := v.targets(*cluster)
+			client, endpoints, err := v.targets(ctx, *cluster)
 			if err != nil {
 				return err
 			}
 			all := make(healthResult, len(endpoints))
 			var asked sync.WaitGroup
 			for i, e := range endpoints {
-				asked.Go(func() { all[i] = v.health(client, e) })
+				asked.Go(func() { all[i] = v.health(ctx, client, e) })
 			}
 			asked.Wait()
 			if err := p.Print(all); err != nil {
@@ -87,7 +88,7 @@ func endpointHealthCommand(g *globals, cluster *bool) *cobra.Command {
 	}
 }
 
-func (v *invocation) health(client *sdk.Client, endpoint string) endpointHealth {
+func (v *invocation) health(ctx context.Context, client *sdk.Client, endpoint string) endpointHealth {
 	h := endpointHealth{Endpoint: endpoint}
 	conn, err := client.ConnTo(endpoint)
 	if err != nil {
@@ -95,14 +96,14 @@ func (v *invocation) health(client *sdk.Client, endpoint string) endpointHealth 
 		return h
 	}
 	start := time.Now()
-	_, err = call(v, pb.NewKVClient(conn).Range, &pb.RangeRequest{Key: []byte("health")})
+	_, err = call(ctx, v, pb.NewKVClient(conn).Range, &pb.RangeRequest{Key: []byte("health")})
 	h.Took = time.Since(start).String()
 	// A user who may not read the key has been told so by the quorum.
 	if err != nil && !errors.Is(err, sdk.ErrPermissionDenied) {
 		h.Error = message(err)
 		return h
 	}
-	alarms, err := call(v, pb.NewMaintenanceClient(conn).Alarm, &pb.AlarmRequest{Action: pb.AlarmRequest_GET})
+	alarms, err := call(ctx, v, pb.NewMaintenanceClient(conn).Alarm, &pb.AlarmRequest{Action: pb.AlarmRequest_GET})
 	switch {
 	case err != nil:
 		h.Error = "Unable to fetch the alarm list"
@@ -127,19 +128,19 @@ whether a downgrade is under way. -w fields and -w json add the store's revision
 		Example: `  muster ctl endpoint status
   muster ctl endpoint status --cluster -w table`,
 		Args: noArgs(g),
-		RunE: g.run(func(v *invocation, _ []string) error {
+		RunE: g.run(func(ctx context.Context, v *invocation, _ []string) error {
 			p, err := v.printer(statusResult{})
 			if err != nil {
 				return err
 			}
-			client, endpoints, err := v.targets(*cluster)
+			client, endpoints, err := v.targets(ctx, *cluster)
 			if err != nil {
 				return err
 			}
 			var all statusResult
 			var failures []error
 			for _, e := range endpoints {
-				resp, err := v.status(client, e)
+				resp, err := v.status(ctx, client, e)
 				if err != nil {
 					fmt.Fprintf(v.err, "Failed to get the status of endpoint %s (%s)\n", e, message(err))
 					failures = append(failures, err)
@@ -158,10 +159,10 @@ whether a downgrade is under way. -w fields and -w json add the store's revision
 	}
 }
 
-func (v *invocation) status(client *sdk.Client, endpoint string) (*pb.StatusResponse, error) {
+func (v *invocation) status(ctx context.Context, client *sdk.Client, endpoint string) (*pb.StatusResponse, error) {
 	conn, err := client.ConnTo(endpoint)
 	if err != nil {
 		return nil, err
 	}
-	return call(v, pb.NewMaintenanceClient(conn).Status, &pb.StatusRequest{})
+	return call(ctx, v, pb.NewMaintenanceClient(conn).Status, &pb.StatusRequest{})
 }

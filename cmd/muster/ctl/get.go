@@ -1,6 +1,7 @@
 package ctl
 
 import (
+	"context"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -52,7 +53,7 @@ func getCommand(g *globals) *cobra.Command {
 
   # as it was at revision 42
   muster ctl get greeting --rev 42`,
-		RunE: g.run(func(v *invocation, args []string) error {
+		RunE: g.run(func(ctx context.Context, v *invocation, args []string) error {
 			p, err := v.printer(getResult{})
 			if err != nil {
 				return err
@@ -67,11 +68,11 @@ func getCommand(g *globals) *cobra.Command {
 			if o.valueOnly && g.format != "simple" {
 				return badArgs("print-value-only is only for `--write-out=simple`")
 			}
-			conn, err := v.conn()
+			conn, err := v.conn(ctx)
 			if err != nil {
 				return err
 			}
-			resp, err := call(v, pb.NewKVClient(conn).Range, req)
+			resp, err := call(ctx, v, pb.NewKVClient(conn).Range, req)
 			if err != nil {
 				return err
 			}

@@ -20,7 +20,6 @@ import (
 type invocation struct {
 	cmd      *cobra.Command
 	g        *globals
-	ctx      context.Context
 	in       io.Reader
 	out, err io.Writer
 	client   *sdk.Client
@@ -28,14 +27,18 @@ type invocation struct {
 
 // run makes a command's function of one that works on an invocation: flags are resolved before it, the client closed
 // and the error told after it.
-func (g *globals) run(fn func(*invocation, []string) error) func(*cobra.Command, []string) error {
+func (g *globals) run(fn func(context.Context, *invocation, []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		v := &invocation{
-			cmd: cmd, g: g, ctx: cmd.Context(), in: cmd.InOrStdin(), out: cmd.OutOrStdout(), err: cmd.ErrOrStderr(),
+			cmd: cmd, g: g, in: cmd.InOrStdin(), out: cmd.OutOrStdout(), err: cmd.ErrOrStderr(),
 		}
 		err := g.resolve(os.Environ(), v.err)
 		if err == nil {
-			err = fn(v, args)
+			ctx := cmd.Context()
+			if g.token != "" {
+				ctx = metadata.AppendToOutgoingContext(ctx, "token", g.token)
+			}
+			err = fn(ctx, v, args)
 		}
 		if v.client != nil {
 			err = errors.Join(err, v.client.Close())
@@ -57,8 +60,8 @@ func (v *invocation) printer(r result) (Printer, error) {
 }
 
 // conn is the connection to whichever member serves.
-func (v *invocation) conn() (grpc.ClientConnInterface, error) {
-	c, err := v.open()
+func (v *invocation) conn(ctx context.Context) (grpc.ClientConnInterface, error) {
+	c, err := v.open(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -66,18 +69,15 @@ func (v *invocation) conn() (grpc.ClientConnInterface, error) {
 }
 
 // open makes the client, once.
-func (v *invocation) open() (*sdk.Client, error) {
+func (v *invocation) open(ctx context.Context) (*sdk.Client, error) {
 	if v.client != nil {
 		return v.client, nil
 	}
-	cfg, err := v.g.config(v)
+	cfg, err := v.g.config(ctx, v)
 	if err != nil {
 		return nil, err
 	}
-	if v.g.token != "" {
-		v.ctx = metadata.AppendToOutgoingContext(v.ctx, "token", v.g.token)
-	}
-	if v.client, err = sdk.Open(v.ctx, cfg); err != nil {
+	if v.client, err = sdk.Open(ctx, cfg); err != nil {
 		return nil, failed(exitArgs, "", err)
 	}
 	return v.client, nil
@@ -85,9 +85,9 @@ func (v *invocation) open() (*sdk.Client, error) {
 
 // call makes one request within --command-timeout.
 func call[Req, Resp any](
-	v *invocation, method func(context.Context, Req, ...grpc.CallOption) (Resp, error), req Req,
+	ctx context.Context, v *invocation, method func(context.Context, Req, ...grpc.CallOption) (Resp, error), req Req,
 ) (Resp, error) {
-	ctx, cancel := context.WithTimeout(v.ctx, v.g.commandTimeout)
+	ctx, cancel := context.WithTimeout(ctx, v.g.commandTimeout)
 	defer cancel()
 	limit := v.g.maxRequestBytes
 	if limit == 0 {
@@ -96,10 +96,10 @@ func call[Req, Resp any](
 	return method(ctx, req, grpc.MaxCallSendMsgSize(limit))
 }
 
-// interruptible is the invocation's context until SIGINT or SIGTERM; its cause is then the signal. A second signal ends
+// interruptible is ctx until SIGINT or SIGTERM; its cause is then the signal. A second signal ends
 // the program as if nobody listened.
-func (v *invocation) interruptible() (ctx context.Context, stop func()) {
-	ctx, cancel := context.WithCancelCause(v.ctx)
+func (v *invocation) interruptible(ctx context.Context) (_ context.Context, stop func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	var watcher sync.WaitGroup

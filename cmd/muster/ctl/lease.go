@@ -1,6 +1,7 @@
 package ctl
 
 import (
+	"context"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -40,7 +41,7 @@ func leaseGrantCommand(g *globals) *cobra.Command {
 		Short: "Make a lease that lasts TTL seconds unless kept alive",
 		Example: `  muster ctl lease grant 60
   muster ctl lease grant 60 -w json`,
-		RunE: g.run(func(v *invocation, args []string) error {
+		RunE: g.run(func(ctx context.Context, v *invocation, args []string) error {
 			p, err := v.printer(grantResult{})
 			if err != nil {
 				return err
@@ -52,11 +53,11 @@ func leaseGrantCommand(g *globals) *cobra.Command {
 			if err != nil {
 				return badArgs("bad TTL (%v)", err)
 			}
-			conn, err := v.conn()
+			conn, err := v.conn(ctx)
 			if err != nil {
 				return err
 			}
-			resp, err := call(v, pb.NewLeaseClient(conn).LeaseGrant, &pb.LeaseGrantRequest{TTL: ttl})
+			resp, err := call(ctx, v, pb.NewLeaseClient(conn).LeaseGrant, &pb.LeaseGrantRequest{TTL: ttl})
 			if err != nil {
 				return failed(exitError, "failed to grant lease (%s)", err)
 			}
@@ -70,7 +71,7 @@ func leaseRevokeCommand(g *globals) *cobra.Command {
 		Use:     "revoke ID",
 		Short:   "End a lease and delete its keys",
 		Example: `  muster ctl lease revoke 694d7a3f2b1c9e05`,
-		RunE: g.run(func(v *invocation, args []string) error {
+		RunE: g.run(func(ctx context.Context, v *invocation, args []string) error {
 			p, err := v.printer(revokeResult{})
 			if err != nil {
 				return err
@@ -79,11 +80,11 @@ func leaseRevokeCommand(g *globals) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			conn, err := v.conn()
+			conn, err := v.conn(ctx)
 			if err != nil {
 				return err
 			}
-			resp, err := call(v, pb.NewLeaseClient(conn).LeaseRevoke, &pb.LeaseRevokeRequest{ID: id})
+			resp, err := call(ctx, v, pb.NewLeaseClient(conn).LeaseRevoke, &pb.LeaseRevokeRequest{ID: id})
 			if err != nil {
 				return failed(exitError, "failed to revoke lease (%s)", err)
 			}
@@ -99,7 +100,7 @@ func leaseTimeToLiveCommand(g *globals) *cobra.Command {
 		Short: "Show how long a lease has left, and its keys",
 		Example: `  muster ctl lease timetolive 694d7a3f2b1c9e05
   muster ctl lease timetolive 694d7a3f2b1c9e05 --keys`,
-		RunE: g.run(func(v *invocation, args []string) error {
+		RunE: g.run(func(ctx context.Context, v *invocation, args []string) error {
 			p, err := v.printer(timeToLiveResult{})
 			if err != nil {
 				return err
@@ -108,11 +109,11 @@ func leaseTimeToLiveCommand(g *globals) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			conn, err := v.conn()
+			conn, err := v.conn(ctx)
 			if err != nil {
 				return err
 			}
-			resp, err := call(v, pb.NewLeaseClient(conn).LeaseTimeToLive, &pb.LeaseTimeToLiveRequest{ID: id, Keys: keys})
+			resp, err := call(ctx, v, pb.NewLeaseClient(conn).LeaseTimeToLive, &pb.LeaseTimeToLiveRequest{ID: id, Keys: keys})
 			if err != nil {
 				return failed(exitConnection, "", err)
 			}
@@ -129,16 +130,16 @@ func leaseListCommand(g *globals) *cobra.Command {
 		Short:   "List all leases",
 		Example: `  muster ctl lease list`,
 		Args:    noArgs(g),
-		RunE: g.run(func(v *invocation, _ []string) error {
+		RunE: g.run(func(ctx context.Context, v *invocation, _ []string) error {
 			p, err := v.printer(leasesResult{})
 			if err != nil {
 				return err
 			}
-			conn, err := v.conn()
+			conn, err := v.conn(ctx)
 			if err != nil {
 				return err
 			}
-			resp, err := call(v, pb.NewLeaseClient(conn).LeaseLeases, &pb.LeaseLeasesRequest{})
+			resp, err := call(ctx, v, pb.NewLeaseClient(conn).LeaseLeases, &pb.LeaseLeasesRequest{})
 			if err != nil {
 				return failed(exitConnection, "", err)
 			}

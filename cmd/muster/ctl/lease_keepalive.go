@@ -23,7 +23,7 @@ func leaseKeepAliveCommand(g *globals) *cobra.Command {
 revoked: it goes on for its TTL.`,
 		Example: `  muster ctl lease keep-alive 694d7a3f2b1c9e05
   muster ctl lease keep-alive 694d7a3f2b1c9e05 --once`,
-		RunE: g.run(func(v *invocation, args []string) error {
+		RunE: g.run(func(ctx context.Context, v *invocation, args []string) error {
 			p, err := v.printer(keepAliveResult{})
 			if err != nil {
 				return err
@@ -32,11 +32,11 @@ revoked: it goes on for its TTL.`,
 			if err != nil {
 				return err
 			}
-			conn, err := v.conn()
+			conn, err := v.conn(ctx)
 			if err != nil {
 				return err
 			}
-			ctx, stop := v.interruptible()
+			ctx, stop := v.interruptible(ctx)
 			defer stop()
 			if !once {
 				return v.keepAlive(ctx, conn, p, id)

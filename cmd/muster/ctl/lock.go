@@ -33,7 +33,7 @@ COMMAND gets this program's input. Its flags need '--' before it.`,
 		Example: `  muster ctl lock nightly
   muster ctl lock nightly -- backup.sh --full
   muster ctl lock nightly --ttl 30 -- sh -c 'backup --fence $ETCD_LOCK_REV'`,
-		RunE: g.run(func(v *invocation, args []string) error {
+		RunE: g.run(func(ctx context.Context, v *invocation, args []string) error {
 			if len(args) == 0 {
 				return badArgs("lock takes a lock name argument and an optional command to execute")
 			}
@@ -41,7 +41,7 @@ COMMAND gets this program's input. Its flags need '--' before it.`,
 			if err != nil {
 				return err
 			}
-			ctx, stop := v.interruptible()
+			ctx, stop := v.interruptible(ctx)
 			defer stop()
 			return v.withSession(ctx, ttl, func(s *sdk.Session) error {
 				return v.lock(ctx, s, p, args[0], args[1:])
@@ -54,7 +54,7 @@ COMMAND gets this program's input. Its flags need '--' before it.`,
 
 // withSession gives fn a session, whose lease is revoked after it: that also gives up what is bound to it, at once.
 func (v *invocation) withSession(ctx context.Context, ttl int, fn func(*sdk.Session) error) (err error) {
-	client, err := v.open()
+	client, err := v.open(ctx)
 	if err != nil {
 		return err
 	}
@@ -68,7 +68,7 @@ func (v *invocation) withSession(ctx context.Context, ttl int, fn func(*sdk.Sess
 			return
 		}
 		// Past the deadline there is nothing left to revoke.
-		closing, cancel := context.WithTimeout(context.WithoutCancel(v.ctx), min(closeTime, time.Until(s.Deadline())))
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(closeTime, time.Until(s.Deadline())))
 		defer cancel()
 		if cerr := s.Close(closing); cerr != nil {
 			fmt.Fprintf(v.err, "Warning: lease %016x is not revoked (%s); it ends by itself within %v\n", s.Lease(), message(cerr), s.TTL())
@@ -83,7 +83,7 @@ func (v *invocation) lock(ctx context.Context, s *sdk.Session, p Printer, name s
 		return waitError(ctx, err)
 	}
 	if len(command) == 0 {
-		if err := v.printKey(p, l.Key(), 0, "lock lost on init"); err != nil {
+		if err := v.printKey(ctx, p, l.Key(), 0, "lock lost on init"); err != nil {
 			return err
 		}
 		select {
@@ -115,12 +115,12 @@ func lost(text string) error {
 }
 
 // printKey reads and prints a key, as it was at a revision if that isn't 0. gone is the error if it isn't there.
-func (v *invocation) printKey(p Printer, key string, rev int64, gone string) error {
-	conn, err := v.conn()
+func (v *invocation) printKey(ctx context.Context, p Printer, key string, rev int64, gone string) error {
+	conn, err := v.conn(ctx)
 	if err != nil {
 		return err
 	}
-	resp, err := call(v, pb.NewKVClient(conn).Range, &pb.RangeRequest{Key: []byte(key), Revision: rev})
+	resp, err := call(ctx, v, pb.NewKVClient(conn).Range, &pb.RangeRequest{Key: []byte(key), Revision: rev})
 	if err != nil {
 		return err
 	}

@@ -59,7 +59,9 @@ func (v *invocation) runHeld(ctx context.Context, s *sdk.Session, cmd *exec.Cmd)
 		switch left := time.Until(s.Deadline()); {
 		case s.Err() != nil, left < s.TTL()/killPartOfTTL+interval:
 			child.signal(syscall.SIGKILL)
-			<-exited
+			if err := <-exited; err == nil {
+				return lost("session expired while the command ran")
+			}
 			return lost("session expired; the command was killed")
 		case left < s.TTL()/termPartOfTTL && !late:
 			late = true

@@ -1,6 +1,8 @@
 package ctl
 
 import (
+	"context"
+
 	"github.com/spf13/cobra"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
@@ -27,7 +29,7 @@ func memberListCommand(g *globals) *cobra.Command {
   # as this member knows it, when there is no quorum
   muster ctl member list --consistency s`,
 		Args: noArgs(g),
-		RunE: g.run(func(v *invocation, _ []string) error {
+		RunE: g.run(func(ctx context.Context, v *invocation, _ []string) error {
 			p, err := v.printer(membersResult{})
 			if err != nil {
 				return err
@@ -36,11 +38,11 @@ func memberListCommand(g *globals) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			conn, err := v.conn()
+			conn, err := v.conn(ctx)
 			if err != nil {
 				return err
 			}
-			resp, err := call(v, pb.NewClusterClient(conn).MemberList, &pb.MemberListRequest{Linearizable: !local})
+			resp, err := call(ctx, v, pb.NewClusterClient(conn).MemberList, &pb.MemberListRequest{Linearizable: !local})
 			if err != nil {
 				return err
 			}

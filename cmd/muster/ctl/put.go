@@ -1,6 +1,7 @@
 package ctl
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -41,7 +42,7 @@ A value that begins with '-' looks like a flag: put '--' before it.`,
 
   # bind an existing key to another lease, whatever its value
   muster ctl put worker/7 --ignore-value --lease 694d7a3f2b1c9e06`,
-		RunE: g.run(func(v *invocation, args []string) error {
+		RunE: g.run(func(ctx context.Context, v *invocation, args []string) error {
 			p, err := v.printer(putResult{})
 			if err != nil {
 				return err
@@ -50,11 +51,11 @@ A value that begins with '-' looks like a flag: put '--' before it.`,
 			if err != nil {
 				return err
 			}
-			conn, err := v.conn()
+			conn, err := v.conn(ctx)
 			if err != nil {
 				return err
 			}
-			resp, err := call(v, pb.NewKVClient(conn).Put, req)
+			resp, err := call(ctx, v, pb.NewKVClient(conn).Put, req)
 			if err != nil {
 				return err
 			}

@@ -31,16 +31,16 @@ func serviceListCommand(g *globals) *cobra.Command {
 		Example: `  muster ctl service list
   muster ctl service list --namespace shop -w table`,
 		Args: noArgs(g),
-		RunE: g.run(func(v *invocation, _ []string) error {
+		RunE: g.run(func(ctx context.Context, v *invocation, _ []string) error {
 			p, err := v.printer(servicesResult{})
 			if err != nil {
 				return err
 			}
-			client, err := v.open()
+			client, err := v.open(ctx)
 			if err != nil {
 				return err
 			}
-			ctx, cancel := context.WithTimeout(v.ctx, g.commandTimeout)
+			ctx, cancel := context.WithTimeout(ctx, g.commandTimeout)
 			defer cancel()
 			r, err := listServices(ctx, client, namespace)
 			if err != nil {
@@ -105,7 +105,7 @@ starting instances, and those with a critical check, don't get traffic.`,
 		Example: `  muster ctl service show web
   muster ctl service show web --namespace shop -w table
   muster ctl service show web -w json`,
-		RunE: g.run(func(v *invocation, args []string) error {
+		RunE: g.run(func(ctx context.Context, v *invocation, args []string) error {
 			if len(args) != 1 {
 				return badArgs("service show needs one argument, the service's name")
 			}
@@ -113,11 +113,11 @@ starting instances, and those with a critical check, don't get traffic.`,
 			if err != nil {
 				return err
 			}
-			client, err := v.open()
+			client, err := v.open(ctx)
 			if err != nil {
 				return err
 			}
-			ctx, cancel := context.WithTimeout(v.ctx, g.commandTimeout)
+			ctx, cancel := context.WithTimeout(ctx, g.commandTimeout)
 			defer cancel()
 			r, err := showService(ctx, client, namespace, args[0])
 			if err != nil {

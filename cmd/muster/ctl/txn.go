@@ -2,6 +2,7 @@ package ctl
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -34,7 +35,7 @@ put or del with their flags.`,
 
   # asked for part by part
   muster ctl txn -i`,
-		RunE: g.run(func(v *invocation, args []string) error {
+		RunE: g.run(func(ctx context.Context, v *invocation, args []string) error {
 			if len(args) != 0 {
 				return badArgs("txn command does not accept argument")
 			}
@@ -51,11 +52,11 @@ put or del with their flags.`,
 			if err != nil {
 				return err
 			}
-			conn, err := v.conn()
+			conn, err := v.conn(ctx)
 			if err != nil {
 				return err
 			}
-			resp, err := call(v, pb.NewKVClient(conn).Txn, req)
+			resp, err := call(ctx, v, pb.NewKVClient(conn).Txn, req)
 			if err != nil {
 				return err
 			}

@@ -1,6 +1,7 @@
 package ctl
 
 import (
+	"context"
 	"fmt"
 	"runtime/debug"
 
@@ -17,7 +18,7 @@ func versionCommand(g *globals) *cobra.Command {
 		Long:    `Print the version of etcdctl this stands in for, and Muster's own.`,
 		Example: `  muster ctl version`,
 		Args:    noArgs(g),
-		RunE: g.run(func(v *invocation, _ []string) error {
+		RunE: g.run(func(ctx context.Context, v *invocation, _ []string) error {
 			own := "unknown"
 			if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
 				own = info.Main.Version

@@ -44,7 +44,7 @@ these watches are.`,
   muster ctl watch worker/ --prefix --prev-kv
   muster ctl watch greeting --rev 42
   muster ctl watch config -- systemctl reload app`,
-		RunE: g.run(func(v *invocation, args []string) error {
+		RunE: g.run(func(ctx context.Context, v *invocation, args []string) error {
 			p, err := v.printer(watchResult{})
 			if err != nil {
 				return err
@@ -53,11 +53,11 @@ these watches are.`,
 			if key == "" && end != "" {
 				return badArgs("ETCDCTL_WATCH_KEY is empty but got ETCDCTL_WATCH_RANGE_END=%q", end)
 			}
-			conn, err := v.conn()
+			conn, err := v.conn(ctx)
 			if err != nil {
 				return err
 			}
-			ctx, stop := v.interruptible()
+			ctx, stop := v.interruptible(ctx)
 			defer stop()
 			s := newWatchStream(conn, v.err)
 			show := &watchPrinter{v: v, p: p}

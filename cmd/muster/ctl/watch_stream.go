@@ -2,6 +2,7 @@ package ctl
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -126,7 +127,7 @@ func (s *watchStream) runOnce(ctx context.Context, fn respond) (heard bool, err 
 func receive(ctx context.Context, stream pb.Watch_WatchClient, responses chan<- *pb.WatchResponse, failed chan<- error) {
 	for {
 		resp, err := stream.Recv()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			err = status.Error(codes.Unavailable, "the member has closed the stream")
 		}
 		if err != nil {

@@ -175,9 +175,15 @@ func (m *Member) Install(ctx context.Context, announce *raftpb.Message, body io.
 	if at := m.view.Load().Index; md.GetIndex() <= at {
 		return fmt.Errorf("this member stands at index %d, past the checkpoint at %d", at, md.GetIndex())
 	}
+	if m.Step.restoring.Load() > 0 {
+		// Each new one would push out the oldest, which is yet to be loaded.
+		return errRestoring
+	}
 	_, err := m.Checkpoints.Install(ctx, body, md.GetIndex(), md.GetTerm())
 	return err
 }
+
+var errRestoring = errors.New("this member has yet to load the checkpoint it received before")
 
 // RaftMessage wraps a raft message for Stepper.Receive.
 func RaftMessage(m *raftpb.Message) *Message { return &Message{kind: msgRaft, Raft: m} }

@@ -115,12 +115,12 @@ func countStart(fs vfs.FS, dir string) (uint64, error) {
 	var n uint64
 	if f, err := fs.OpenFile(name, os.O_RDONLY, 0); err == nil {
 		var b [8]byte
-		if _, err := f.ReadAt(b[:], 0); err == nil {
-			n = binary.BigEndian.Uint64(b[:])
+		_, err := f.ReadAt(b[:], 0)
+		if err := errors.Join(err, f.Close()); err != nil {
+			// Counting from 1 again would give ids out a second time.
+			return 0, fmt.Errorf("start counter %s: %w", name, err)
 		}
-		if err := f.Close(); err != nil {
-			return 0, err
-		}
+		n = binary.BigEndian.Uint64(b[:])
 	} else if !errors.Is(err, os.ErrNotExist) {
 		return 0, fmt.Errorf("start counter: %w", err)
 	}
@@ -221,7 +221,7 @@ func initialMembers(cfg *Config) (_ []membership.Member, self, clusterID uint64,
 
 // openLog opens the log and makes it agree with the checkpoint at pos.
 func (r *recovered) openLog(ctx context.Context, cfg *Config, pos wal.Position) error {
-	wcfg := wal.Config{FS: cfg.FS, Dir: filepath.Join(cfg.Dir, logDir), Logger: cfg.Logger, NoSync: cfg.NoSync, SegmentSize: cfg.SegmentBytes, OnSync: cfg.Metrics.LogSync}
+	wcfg := wal.Config{FS: cfg.FS, Dir: filepath.Join(cfg.Dir, logDir), Logger: cfg.Logger, NoSync: cfg.NoSync, SegmentSize: cfg.SegmentBytes, OnSync: cfg.Metrics.LogSync, Now: cfg.Wall}
 	log, rec, err := wal.Open(wcfg)
 	if errors.Is(err, wal.ErrNotExist) {
 		return r.createLog(ctx, cfg, wcfg, pos)

@@ -3,6 +3,7 @@ package node
 import (
 	"maps"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -64,10 +65,17 @@ type Stepper struct {
 	reads  reads
 	leases leases
 
+	// restoring counts the checkpoints that raft took and the machine has not
+	// loaded. Read by Member.Install.
+	restoring atomic.Int32
+
 	lastTick  time.Duration
 	nextCheck time.Duration
 	checkedAt uint64 // applied index of the last hash check
 	versioned bool   // the cluster version was proposed in this term
+
+	// forwarded is the highest sequence number of a batch taken from each member.
+	forwarded map[uint64]uint64
 
 	changes changes
 	heard   map[uint64]time.Duration // when each member was last heard
@@ -101,7 +109,7 @@ func NewStepper(cfg StepperConfig) *Stepper {
 	if cfg.CheckEvery == 0 {
 		cfg.CheckEvery = time.Second
 	}
-	s := &Stepper{cfg: cfg, r: cfg.Replica, inflight: map[uint64]*Batch{}, heard: map[uint64]time.Duration{}}
+	s := &Stepper{cfg: cfg, r: cfg.Replica, inflight: map[uint64]*Batch{}, heard: map[uint64]time.Duration{}, forwarded: map[uint64]uint64{}}
 	s.leases.init()
 	s.term = s.r.Term()
 	return s
@@ -251,6 +259,10 @@ func (s *Stepper) Receive(from uint64, m *Message) {
 }
 
 func (s *Stepper) receiveForward(from uint64, m *Message) {
+	if m.seq <= s.forwarded[from] {
+		return // a copy: what was taken must not be taken again, nor called refused
+	}
+	s.forwarded[from] = m.seq
 	code := refusedNoLeader
 	if s.role == raft.StateLeader {
 		b, err := adopt(m.batch)
@@ -291,10 +303,14 @@ func (s *Stepper) ApplyFinished(d ApplyDone) {
 		for _, c := range cc.GetChanges() {
 			if c.GetType() == raftpb.ConfChangeType_ConfChangeRemoveNode {
 				delete(s.heard, c.GetNodeId())
+				delete(s.forwarded, c.GetNodeId())
 			}
 		}
 	}
 	s.r.Applied(d.Task)
+	if d.Task.Restore != nil {
+		s.restoring.Add(-1)
+	}
 	s.leases.apply(s, d.Leases)
 	for _, e := range d.Task.Entries {
 		s.settle(e)
@@ -341,6 +357,9 @@ func (s *Stepper) settleReplaced() {
 func (s *Stepper) collect(out replica.Output) {
 	if out.Append != nil {
 		s.spot(out.Append.Entries)
+		if out.Append.Snapshot != nil {
+			s.restoring.Add(1)
+		}
 		s.eff.Append = append(s.eff.Append, out.Append)
 	}
 	s.eff.Apply = append(s.eff.Apply, out.Apply...)

@@ -21,6 +21,8 @@ type client struct {
 	done bool   // served once after the faults ended
 	end  bool   // asks for nothing more
 
+	floor int64 // what had been acknowledged to anybody when its operation began
+
 	lease    int64
 	leaseTTL time.Duration
 }
@@ -62,10 +64,18 @@ func (c *client) next() {
 	switch x := w.rng.IntN(100); {
 	case c.end:
 		c.write(m, key, opRecord{kind: opPut, value: value})
-	case x < 35:
+	case x < 30:
 		c.read(m, key)
-	case x < 65:
+	case x < 35:
+		c.readAll(m, generation)
+	case x < 60:
 		c.write(m, key, opRecord{kind: opPut, value: value})
+	case x < 65:
+		c.txn(m, generation, value)
+	case x < 66:
+		c.call(m, "delete all", func(id uint64) {
+			m.propose(id, machine.DeleteRange, &pb.DeleteRangeRequest{Key: []byte("t"), RangeEnd: []byte("u"), PrevKv: true})
+		}, func(outcome, bool) {})
 	case x < 72:
 		c.write(m, key, opRecord{kind: opDelete})
 	case x < 87:
@@ -92,6 +102,7 @@ func (c *client) call(m *member, what string, start func(id uint64), finish func
 	w := c.w
 	c.last = what
 	over := false
+	c.floor = w.acked
 	end := func(o outcome, known bool) {
 		if over {
 			return
@@ -101,10 +112,11 @@ func (c *client) call(m *member, what string, start func(id uint64), finish func
 			w.stats.Unknown++
 		}
 		finish(o, known)
-		if known && o.err == nil && c.end {
-			c.done = true
+		if known && o.err == nil {
+			c.done = c.end
+			w.acked = max(w.acked, o.res.Rev)
 		}
-		think := w.between(0, 200*time.Millisecond)
+		think := w.between(0, w.opts.think)
 		if o.err != nil || !known {
 			think += 100 * time.Millisecond
 			c.at = w.rng.IntN(w.opts.Members)
@@ -139,12 +151,52 @@ func (c *client) read(m *member, key string) {
 			c.w.drop(h) // a read without an answer says nothing
 			return
 		}
+		c.w.truth.read(c.w, m, o.view, c.floor, []string{key})
 		value := ""
 		if r, ok := o.view.KV.Get([]byte(key)); ok {
 			value = string(r.Value())
 		}
 		c.w.finish(h, value, true)
 	})
+}
+
+// readAll reads keys of several clients at one revision.
+func (c *client) readAll(m *member, generation int) {
+	c.call(m, "range", func(id uint64) {
+		m.step(func(s *node.Stepper) { s.Read(id) })
+	}, func(o outcome, known bool) {
+		if !known || o.err != nil {
+			return
+		}
+		var keys []string
+		for i := range keysAlive {
+			keys = append(keys, fmt.Sprintf("k%d-%d", generation, i), fmt.Sprintf("t%d", i))
+		}
+		c.w.truth.read(c.w, m, o.view, c.floor, keys)
+	})
+}
+
+// txn changes several keys in one revision; truth and specification check what
+// comes of it. Its keys have no other writers than such transactions.
+func (c *client) txn(m *member, generation int, value string) {
+	w := c.w
+	key := func() []byte { return fmt.Appendf(nil, "t%d", w.rng.IntN(keysAlive)) }
+	put := func(k []byte, v string) *pb.RequestOp {
+		return &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: k, Value: []byte(v), PrevKv: true}}}
+	}
+	del := &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: []byte("t0"), RangeEnd: []byte("t2"), PrevKv: true}}}
+	all := &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: []byte("t"), RangeEnd: []byte("u")}}}
+	nested := &pb.RequestOp{Request: &pb.RequestOp_RequestTxn{RequestTxn: &pb.TxnRequest{
+		Compare: []*pb.Compare{{Key: key(), Target: pb.Compare_CREATE, Result: pb.Compare_GREATER, TargetUnion: &pb.Compare_CreateRevision{}}},
+		Success: []*pb.RequestOp{put([]byte("t3"), value+"n"), all},
+		Failure: []*pb.RequestOp{del},
+	}}}
+	req := &pb.TxnRequest{
+		Compare: []*pb.Compare{{Key: key(), Target: pb.Compare_VERSION, Result: pb.Compare_LESS, TargetUnion: &pb.Compare_Version{Version: 3}}},
+		Success: []*pb.RequestOp{put([]byte("t4"), value), nested, put([]byte("t5"), value)},
+		Failure: []*pb.RequestOp{all, del, put([]byte("t2"), value), all},
+	}
+	c.call(m, fmt.Sprint("txn of generation ", generation), func(id uint64) { m.propose(id, machine.Txn, req) }, func(outcome, bool) {})
 }
 
 func (c *client) write(m *member, key string, op opRecord) {
@@ -185,6 +237,8 @@ func (c *client) write(m *member, key string, op opRecord) {
 			result = "lost"
 			if resp.GetSucceeded() {
 				result = "won"
+			} else if len(resp.GetResponses()) == 0 {
+				c.w.fail("a txn was acknowledged without its answer")
 			} else if kvs := resp.GetResponses()[0].GetResponseRange().GetKvs(); len(kvs) > 0 {
 				result = "lost to " + string(kvs[0].GetValue())
 			}
@@ -204,7 +258,7 @@ func (c *client) leaseOp(m *member, value string) {
 	switch {
 	case c.lease == 0:
 		lid := int64(c.id+1)<<32 | int64(c.ops)
-		ttl := 2 + w.rng.Int64N(6)
+		ttl := 2 + w.rng.Int64N(w.shape.leaseTTL-1)
 		w.leases.of(lid).ttl = time.Duration(ttl) * time.Second
 		w.leases.of(lid).lastTry = w.now
 		c.call(m, "grant", func(id uint64) {
@@ -232,6 +286,11 @@ func (c *client) leaseOp(m *member, value string) {
 		lid := c.lease
 		c.call(m, "put with lease", func(id uint64) {
 			m.propose(id, machine.Put, &pb.PutRequest{Key: fmt.Appendf(nil, "lease/%d", lid), Value: []byte(value), Lease: lid})
+		}, func(outcome, bool) {})
+	case w.chance(0.3):
+		lid := c.lease
+		c.call(m, "take a key from its lease", func(id uint64) {
+			m.propose(id, machine.Put, &pb.PutRequest{Key: fmt.Appendf(nil, "lease/%d", lid), Value: []byte(value)})
 		}, func(outcome, bool) {})
 	case w.chance(0.3):
 		lid := c.lease

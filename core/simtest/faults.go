@@ -2,15 +2,151 @@ package simtest
 
 import (
 	"fmt"
+	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/musterhq/muster/core/node"
 	"github.com/musterhq/muster/core/vfs"
 )
 
-func (w *World) crashMode() vfs.CrashMode {
-	return []vfs.CrashMode{vfs.CrashDrop, vfs.CrashRandom, vfs.CrashTorn, vfs.CrashKeep}[w.rng.IntN(4)]
+// faultKind is one kind of bad luck. do reports whether it came about.
+type faultKind struct {
+	name   string
+	weight int
+	do     func(w *World, m *member) bool
+}
+
+// faultKinds is a function rather than a variable because its entries refer to it.
+func faultKinds() []faultKind {
+	return []faultKind{
+		{"crash", 16, func(w *World, m *member) bool {
+			w.crashFor(m, w.between(10*time.Millisecond, 8*time.Second))
+			return true
+		}},
+		{"crash of all", 4, func(w *World, _ *member) bool {
+			for _, m := range w.members {
+				w.crashFor(m, w.between(10*time.Millisecond, 3*time.Second))
+			}
+			return true
+		}},
+		{"power cut between I/Os", 12, func(w *World, m *member) bool {
+			m.disk.cutAt = m.disk.changes + 1 + w.rng.IntN(30)
+			return m.up()
+		}},
+		{"power cut during recovery", 5, func(w *World, m *member) bool {
+			w.crashFor(m, w.between(10*time.Millisecond, time.Second))
+			m.disk.cutAt = m.disk.changes + 1 + w.rng.IntN(30)
+			return true
+		}},
+		{"sync error", 3, diskFault(vfs.OpSync, errEIO)},
+		{"write error", 3, diskFault(vfs.OpWrite, errEIO)},
+		{"short write", 2, diskFault(vfs.OpWrite, &vfs.ShortWrite{N: 700, Err: syscall.ENOSPC})},
+		{"read error on start", 2, func(w *World, m *member) bool {
+			w.crashFor(m, w.between(10*time.Millisecond, time.Second))
+			m.failNext(vfs.OpRead, "", errEIO)
+			return true
+		}},
+		{"full disk", 3, func(w *World, m *member) bool {
+			m.fill(w.rng.Int64N(64 << 10))
+			w.after(w.between(500*time.Millisecond, 5*time.Second), m.release)
+			return true
+		}},
+		{"bit rot at rest", 3, func(w *World, m *member) bool {
+			w.crashFor(m, w.between(10*time.Millisecond, time.Second))
+			return m.rot()
+		}},
+		{"misdirected checkpoint write", 2, func(w *World, m *member) bool {
+			if !m.up() || m.disk.damaged {
+				return false
+			}
+			m.failNext(vfs.OpWrite, "checkpoints", &vfs.Misdirected{Off: w.rng.Int64N(8 << 10)})
+			m.disk.mirror, m.disk.damaged = m.mem.Crash(w.rng, vfs.CrashKeep), true
+			m.save(m.n.View())
+			life := m.life
+			m.do(life, func() { w.crashFor(m, time.Second) })
+			return true
+		}},
+		{"partition", 12, func(w *World, _ *member) bool {
+			w.partition()
+			w.after(w.between(500*time.Millisecond, 8*time.Second), w.net.repair)
+			return true
+		}},
+		{"one-way cut", 6, func(w *World, _ *member) bool {
+			i, j := w.rng.IntN(len(w.members)), w.rng.IntN(len(w.members))
+			w.net.links[i][j].cut = true
+			w.after(w.between(500*time.Millisecond, 8*time.Second), w.net.repair)
+			return true
+		}},
+		{"bad network", 11, func(w *World, _ *member) bool {
+			for i := range w.net.links {
+				for j := range w.net.links[i] {
+					l := &w.net.links[i][j]
+					l.drop, l.duplicate = w.rng.Float64()*0.3, w.rng.Float64()*0.3
+					l.hi = l.lo + w.between(time.Millisecond, 400*time.Millisecond)
+				}
+			}
+			w.after(w.between(time.Second, 6*time.Second), w.net.repair)
+			return true
+		}},
+		{"pause", 12, func(w *World, m *member) bool {
+			if !m.up() {
+				return false
+			}
+			d := w.between(100*time.Millisecond, 6*time.Second)
+			m.pause = max(m.pause, w.now+d)
+			life := m.life
+			w.after(d, func() { m.wake(life) })
+			return true
+		}},
+		{"slow disk", 6, func(w *World, m *member) bool {
+			m.slow = w.between(time.Millisecond, 400*time.Millisecond)
+			w.after(w.between(time.Second, 5*time.Second), func() { m.slow = 0 })
+			return true
+		}},
+		{"disk stall", 3, func(w *World, m *member) bool {
+			m.slow = w.between(time.Second, 8*time.Second)
+			w.after(w.between(100*time.Millisecond, time.Second), func() { m.slow = 0 })
+			return true
+		}},
+		{"wall clock jump", 4, func(w *World, m *member) bool {
+			m.skew += int64(w.between(-time.Hour, time.Hour))
+			return true
+		}},
+		{"checkpoint at a bad moment", 6, func(w *World, m *member) bool {
+			m.do(m.life, m.checkpoint)
+			return m.up()
+		}},
+		{"leader transfer", 4, func(w *World, _ *member) bool {
+			l := w.leader()
+			if l == nil || w.now < l.pause {
+				return false
+			}
+			l.step(func(s *node.Stepper) {
+				if to := s.BestFollower(); to != 0 {
+					s.TransferLeader(to)
+				}
+			})
+			return true
+		}},
+	}
+}
+
+// FaultNames are the kinds of fault there are, for Options.Without.
+func FaultNames() []string {
+	var names []string
+	for _, k := range faultKinds() {
+		names = append(names, k.name)
+	}
+	return names
+}
+
+func diskFault(kind vfs.Kind, err error) func(*World, *member) bool {
+	return func(_ *World, m *member) bool {
+		m.failNext(kind, "", err)
+		return m.up()
+	}
 }
 
 // nextFault does something bad now and schedules the next one.
@@ -22,81 +158,33 @@ func (w *World) nextFault() {
 	if l := w.leader(); l != nil && w.chance(0.4) {
 		m = l // what happens to the leader is more interesting
 	}
-	name := w.fault(m)
-	w.stats.Faults[name]++
-	w.log.Info("fault", "kind", name, "member", m.name, "at", w.now)
+	w.inflict(m, w.drawFault())
 	w.after(w.between(200*time.Millisecond, 4*time.Second), w.nextFault)
 }
 
-func (w *World) fault(m *member) string {
-	switch x := w.rng.IntN(100); {
-	case x < 18:
-		w.crashFor(m, w.between(10*time.Millisecond, 8*time.Second))
-		return "crash"
-	case x < 30:
-		if m.up() {
-			m.cutIn = 1 + w.rng.IntN(30)
+func (w *World) drawFault() faultKind {
+	kinds := faultKinds()
+	sum := 0
+	for _, k := range kinds {
+		sum += k.weight
+	}
+	x := w.rng.IntN(sum)
+	for _, k := range kinds {
+		if x -= k.weight; x < 0 {
+			return k
 		}
-		return "power cut between I/Os"
-	case x < 33:
-		if m.up() {
-			m.eio = true
-		}
-		return "sync error"
-	case x < 37:
-		for _, m := range w.members {
-			w.crashFor(m, w.between(10*time.Millisecond, 3*time.Second))
-		}
-		return "crash of all"
-	case x < 50:
-		w.partition()
-		w.after(w.between(500*time.Millisecond, 8*time.Second), w.net.repair)
-		return "partition"
-	case x < 56:
-		i, j := w.rng.IntN(len(w.members)), w.rng.IntN(len(w.members))
-		w.net.links[i][j].cut = true
-		w.after(w.between(500*time.Millisecond, 8*time.Second), w.net.repair)
-		return "one-way cut"
-	case x < 68:
-		for i := range w.net.links {
-			for j := range w.net.links[i] {
-				l := &w.net.links[i][j]
-				l.drop, l.duplicate = w.rng.Float64()*0.3, w.rng.Float64()*0.3
-				l.hi = l.lo + w.between(time.Millisecond, 200*time.Millisecond)
-			}
-		}
-		w.after(w.between(time.Second, 6*time.Second), w.net.repair)
-		return "bad network"
-	case x < 80:
-		if !m.up() {
-			return "nothing"
-		}
-		d := w.between(100*time.Millisecond, 6*time.Second)
-		m.pause = w.now + d
-		life := m.life
-		w.after(d, func() { m.wake(life) })
-		return "pause"
-	case x < 88:
-		m.slow = w.between(time.Millisecond, 400*time.Millisecond)
-		w.after(w.between(time.Second, 5*time.Second), func() { m.slow = 0 })
-		return "slow disk"
-	case x < 92:
-		m.skew += int64(w.between(-time.Hour, time.Hour))
-		return "wall clock jump"
-	case x < 96:
-		if m.up() && w.now >= m.pause {
-			m.checkpoint()
-		}
-		return "checkpoint at a bad moment"
-	default:
-		if l := w.leader(); l != nil && w.now >= l.pause {
-			l.step(func(s *node.Stepper) {
-				if to := s.BestFollower(); to != 0 {
-					s.TransferLeader(to)
-				}
-			})
-		}
-		return "leader transfer"
+	}
+	panic("unreachable")
+}
+
+func (w *World) inflict(m *member, k faultKind) {
+	if slices.Contains(w.opts.Without, k.name) {
+		return
+	}
+	w.note('f', m.slot, []byte(k.name))
+	w.log.Info("fault", "kind", k.name, "member", m.name, "at", w.now)
+	if k.do(w, m) {
+		w.stats.Faults[k.name]++
 	}
 }
 
@@ -105,12 +193,7 @@ func (w *World) crashFor(m *member, d time.Duration) {
 		return
 	}
 	m.crash(w.crashMode())
-	life := m.life
-	w.after(d, func() {
-		if m.life == life && !m.up() {
-			m.start()
-		}
-	})
+	m.startIn(d)
 }
 
 // partition splits the members into two sides that do not hear each other.
@@ -132,13 +215,14 @@ func (w *World) partition() {
 func (w *World) heal() {
 	w.net.repair()
 	for _, m := range w.members {
-		m.slow, m.cutIn, m.eio = 0, 0, false
+		m.slow, m.disk.cutAt, m.disk.fail = 0, 0, nil
+		m.release()
 		if m.pause > w.now {
 			m.pause = w.now
 			m.wake(m.life)
 		}
 		if !m.up() {
-			m.start()
+			m.startIn(0)
 		}
 	}
 }

@@ -19,8 +19,10 @@ type leaseFate struct {
 	revoked bool          // somebody asked for that
 }
 
-// slack allows for clock rates within 2 % of each other both ways.
-func slack(ttl time.Duration) time.Duration { return ttl / 20 }
+// leastLife is how long a TTL lasts at least, by the fastest clock there may be.
+func (w *World) leastLife(ttl time.Duration) time.Duration {
+	return time.Duration(float64(ttl)/(1+w.shape.drift)) - time.Millisecond
+}
 
 func (b *leaseBook) init() { b.leases = map[int64]*leaseFate{} }
 
@@ -37,7 +39,7 @@ func (b *leaseBook) of(id int64) *leaseFate {
 func (b *leaseBook) promised(w *World, id int64, ttl time.Duration, called time.Duration) {
 	f := b.of(id)
 	f.ttl = ttl
-	f.kept = max(f.kept, called+ttl-slack(ttl))
+	f.kept = max(f.kept, called+w.leastLife(ttl))
 	b.judge(w, id, f)
 }
 

@@ -10,11 +10,13 @@ import (
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 
+	"github.com/musterhq/muster/core/checkpoint"
 	"github.com/musterhq/muster/core/machine"
 	"github.com/musterhq/muster/core/mvcc"
 	"github.com/musterhq/muster/core/node"
 	"github.com/musterhq/muster/core/replica"
 	"github.com/musterhq/muster/core/vfs"
+	"github.com/musterhq/muster/core/wal"
 	"github.com/musterhq/muster/core/watch"
 )
 
@@ -23,8 +25,6 @@ const (
 	electionTicks = 10
 	wallOrigin    = int64(1_700_000_000_000_000_000)
 )
-
-var errPowerCut = errors.New("simulated power cut")
 
 // member is one simulated host: a disk that may lose what was not synced, a
 // clock of its own, and the node.Member that lives on them.
@@ -35,11 +35,9 @@ type member struct {
 	id   uint64
 	cfg  node.Config
 
-	mem *vfs.Mem
-	// cutIn counts down the I/Os to a power cut; dead once it came.
-	cutIn int
-	dead  bool
-	eio   bool // the next sync fails
+	mem  *vfs.Mem
+	disk disk
+	dead bool // the power is gone
 
 	rate  float64       // of its monotonic clock
 	boot  time.Duration // world time its clock counts from
@@ -67,42 +65,49 @@ type outcome struct {
 }
 
 func newMember(w *World, slot int) *member {
-	m := &member{w: w, slot: slot, name: fmt.Sprintf("m%d", slot), mem: vfs.NewMem(), rate: 1 + (w.rng.Float64()-0.5)*0.04}
+	m := &member{w: w, slot: slot, name: fmt.Sprintf("m%d", slot), mem: vfs.NewMem()}
+	m.rate = 1 + (2*w.rng.Float64()-1)*w.shape.drift
 	cluster := map[string][]string{}
 	for i := range w.opts.Members {
 		cluster[fmt.Sprintf("m%d", i)] = []string{fmt.Sprintf("http://m%d:2380", i)}
 	}
 	m.cfg = node.Config{
 		Name: m.name, Dir: "data", InitialCluster: cluster, Token: "sim", Tick: tick, ElectionTicks: electionTicks,
-		SegmentBytes: 16 << 10, KeepBytes: 8 << 10, NoSync: w.opts.LoseSyncs,
+		SegmentBytes: w.shape.segmentBytes, KeepBytes: w.shape.keepBytes, NoSync: w.opts.LoseSyncs,
 		Machine: machine.Config{Settings: machine.Settings{MinLeaseTTL: 2}},
 		Logger:  w.log.With("member", m.name),
+		Wall:    func() time.Time { return time.Unix(0, m.wall()) },
 	}
 	return m
 }
+
+func (m *member) wall() int64 { return wallOrigin + int64(m.w.now) + m.skew }
 
 func (m *member) up() bool { return m.n != nil }
 
 // start opens the member on what its disk holds.
 func (m *member) start() {
 	m.life++
-	m.dead, m.cutIn, m.eio = false, 0, false
+	m.w.note('s', m.slot, nil)
 	m.boot = m.w.now
 	m.waiting = map[uint64]func(outcome){}
 	m.cfg.FS = vfs.NewFault(m.mem, m.inject)
 	n, err := node.OpenMember(context.Background(), m.cfg, func(n *node.Member) node.Hub {
 		v := n.View()
-		m.hub = watch.NewHub(v.KV.Rev(), func() *mvcc.View { return n.View().KV }, watch.Config{StreamBudget: 16 << 10})
+		m.hub = watch.NewHub(v.KV.Rev(), func() *mvcc.View { return n.View().KV }, watch.Config{StreamBudget: m.w.shape.streamBudget})
 		return &tap{m}
 	}, func(first uint64) func() uint64 {
 		m.nextID = first
 		return m.drawID
 	})
 	if err != nil {
-		m.w.fail("%s cannot start: %v", m.name, err)
+		m.notStarted(err)
 		return
 	}
 	m.n, m.id = n, n.ID
+	if m.disk.damaged {
+		m.mended()
+	}
 	m.w.log.Info("start", "member", m.name, "at", m.w.now, "applied", n.View().Index)
 	m.scheduleTick(m.life)
 	if m.w.opts.Members == 1 {
@@ -110,38 +115,54 @@ func (m *member) start() {
 	}
 }
 
+// notStarted is what becomes of a member that could not be opened: it may be
+// the disk's fault, and then it is tried again.
+func (m *member) notStarted(err error) {
+	switch {
+	case m.dead:
+		m.lose(m.w.crashMode())
+	case m.disk.damaged && (errors.Is(err, checkpoint.ErrCorrupt) || errors.Is(err, wal.ErrCorrupt) || errors.Is(err, node.ErrLogGap)):
+		// Refused, as it must be. (A gap: the log was started over after a
+		// checkpoint from the leader, so no older one can stand in for that.)
+		// The operator brings the file back from the mirror.
+		m.w.stats.Faults["damage refused"]++
+		m.mem, m.disk.damaged, m.disk.rotten = m.disk.mirror, false, rot{}
+	case m.disk.hurt:
+	default:
+		m.w.fail("%s cannot start: %v", m.name, err)
+		return
+	}
+	m.mem.Kill()
+	m.startIn(m.w.between(10*time.Millisecond, time.Second))
+}
+
+// startIn starts the member after a while, unless something else did.
+func (m *member) startIn(d time.Duration) {
+	life := m.life
+	m.w.after(d, func() {
+		if m.life == life && !m.up() {
+			m.disk.renew()
+			m.start()
+		}
+	})
+}
+
 func (m *member) drawID() uint64 {
 	m.nextID++
 	return m.nextID - 1
 }
 
-// inject is the disk's bad luck.
-func (m *member) inject(op vfs.Op) error {
-	if m.dead {
-		return errPowerCut
-	}
-	if m.eio && op.Kind == vfs.OpSync {
-		return errors.New("simulated EIO")
-	}
-	if m.cutIn > 0 && op.Kind.Changes() {
-		if m.cutIn--; m.cutIn == 0 {
-			m.dead = true
-			return errPowerCut
-		}
-	}
-	return nil
-}
-
 // crash stops the member; its disk keeps what the mode leaves.
-func (m *member) crash(mode vfs.CrashMode) {
+func (m *member) crash(mode crashMode) {
 	if !m.up() {
 		return
 	}
 	m.w.log.Info("crash", "member", m.name, "at", m.w.now, "mode", mode.String())
+	m.w.note('c', m.slot, []byte(mode.String()))
 	m.life++
 	m.hub.Close()
 	m.n = nil
-	m.mem = m.mem.Crash(m.w.rng, mode)
+	m.lose(mode)
 	m.writes, m.applies, m.writing, m.applying, m.held = nil, nil, false, false, nil
 	m.pause = 0
 	m.waiting = nil // callers learn nothing: their time-outs tell them
@@ -157,17 +178,16 @@ func (m *member) close() {
 // die ends the member because it gave up by itself, as a failed disk makes it,
 // and starts it again a little later.
 func (m *member) die(err error) {
-	if !errors.Is(err, errPowerCut) && !m.eio {
+	if !errors.Is(err, errPowerCut) && !m.disk.hurt {
 		m.w.fail("%s stopped by itself: %v", m.name, err)
 		return
 	}
-	m.crash(m.w.crashMode())
-	life := m.life
-	m.w.after(m.w.between(10*time.Millisecond, 3*time.Second), func() {
-		if m.life == life && !m.up() {
-			m.start()
-		}
-	})
+	mode := m.w.crashMode()
+	if !m.dead && m.w.chance(0.5) {
+		mode = killed // the process ended; its machine lives on
+	}
+	m.crash(mode)
+	m.startIn(m.w.between(10*time.Millisecond, 3*time.Second))
 }
 
 func (m *member) clock() time.Duration {
@@ -216,7 +236,7 @@ func (m *member) step(f func(*node.Stepper)) {
 	if !m.up() || m.w.failure != nil {
 		return
 	}
-	m.n.Step.SetTime(m.clock(), wallOrigin+int64(m.w.now)+m.skew)
+	m.n.Step.SetTime(m.clock(), m.wall())
 	f(m.n.Step)
 	eff := m.n.Step.Take()
 	m.writes = append(m.writes, eff.Append...)
@@ -246,12 +266,14 @@ func (m *member) complete(id uint64, o outcome) {
 	if f := m.waiting[id]; f != nil {
 		delete(m.waiting, id)
 		o.view = m.n.View()
+		m.w.note('d', m.slot, o.res.Body)
 		f(o)
 	}
 }
 
 func (m *member) receive(from uint64, frame []byte) {
 	m.do(m.life, func() {
+		m.w.note('r', m.slot, frame)
 		msg, err := node.DecodeMessage(frame)
 		if err != nil {
 			m.w.fail("decode a peer message: %v", err)
@@ -272,6 +294,7 @@ func (m *member) startWrite() {
 		m.do(life, func() {
 			tasks := m.writes
 			m.writes = nil
+			m.w.note('l', m.slot, nil)
 			if err := m.n.Write(tasks); err != nil {
 				m.die(err)
 				return
@@ -295,6 +318,8 @@ func (m *member) startApply() {
 		m.do(life, func() {
 			t := m.applies[0]
 			m.applies = m.applies[1:]
+			m.w.note('a', m.slot, nil)
+			m.w.truth.applying(m.w, m, t)
 			done, results, err := m.n.Apply(t)
 			if err != nil {
 				m.die(err)
@@ -305,6 +330,7 @@ func (m *member) startApply() {
 			m.w.leases.applied(m.w, done)
 			outcomes := make([]outcome, len(results))
 			for i, r := range results {
+				m.w.truth.answered(m.w, m, &r)
 				outcomes[i] = outcome{res: r, err: r.Err}
 			}
 			m.step(func(s *node.Stepper) { s.ApplyFinished(done) })
@@ -312,7 +338,7 @@ func (m *member) startApply() {
 				m.complete(o.res.ID, o)
 			}
 			m.n.Background(20)
-			if m.w.chance(0.003) {
+			if m.w.chance(m.w.shape.checkpoints) {
 				m.checkpoint()
 			}
 			m.startApply()
@@ -320,10 +346,26 @@ func (m *member) startApply() {
 	})
 }
 
-// checkpoint saves the published view, and lets the log go.
+// checkpoint saves the view published now, a while later: writing takes time, and
+// entries are applied meanwhile.
 func (m *member) checkpoint() {
+	v, life := m.n.View(), m.life
+	m.w.after(m.w.between(0, 50*time.Millisecond), func() { m.do(life, func() { m.save(v) }) })
+}
+
+// save writes a view and lets the log go that it covers. That a checkpoint
+// fails is not the member's end; that the log does is.
+func (m *member) save(v *machine.View) {
 	m.w.stats.Faults["checkpoint"]++
-	err := m.n.Save(context.Background(), m.n.View(), nil)
+	m.w.note('p', m.slot, nil)
+	err := m.n.Save(context.Background(), v, nil)
+	if err != nil && !m.dead {
+		m.w.stats.Faults["checkpoint failed"]++
+		if !m.disk.hurt {
+			m.w.fail("%s: checkpoint: %v", m.name, err)
+		}
+		return
+	}
 	if err == nil && !m.writing {
 		err = m.n.ReleaseLog()
 	}
@@ -342,28 +384,42 @@ func (m *member) sendSnapshot(announce *raftpb.Message) {
 		m.w.after(time.Millisecond, func() { report(false) })
 		return
 	}
-	var body bytes.Buffer
-	if err := node.WriteSnapshot(&body, v); err != nil {
-		m.w.fail("write a checkpoint for %s: %v", m.w.members[to].name, err)
-		return
-	}
 	m.w.stats.Faults["checkpoint sent"]++
 	m.w.after(m.w.between(5*time.Millisecond, 800*time.Millisecond), func() {
-		r := m.w.members[to]
-		if l := m.w.net.links[m.slot][to]; l.cut || m.w.chance(l.drop) || !r.up() || r.w.now < r.pause {
+		r, from := m.w.members[to], m.id
+		if l := m.w.net.links[m.slot][to]; l.cut || m.w.chance(l.drop) || !r.up() || r.w.now < r.pause || m.life != life || !m.up() {
 			report(false)
 			return
 		}
-		err := r.n.Install(context.Background(), announce, bytes.NewReader(body.Bytes()))
-		if err != nil && r.dead {
-			r.die(err)
+		var body bytes.Buffer
+		if err := node.WriteSnapshot(&body, v); err != nil {
+			m.w.fail("write a checkpoint for %s: %v", r.name, err)
+			return
 		}
-		if err == nil {
-			from := m.id
-			r.step(func(s *node.Stepper) { s.Receive(from, node.RaftMessage(announce)) })
-		}
-		report(err == nil)
+		ok := r.install(from, announce, body.Bytes())
+		report(ok)
 	})
+}
+
+// install takes a checkpoint from a peer and reports whether it is in place.
+func (m *member) install(from uint64, announce *raftpb.Message, body []byte) bool {
+	m.w.note('i', m.slot, body)
+	if m.w.chance(0.1) {
+		body = body[:m.w.rng.IntN(len(body))] // the connection broke
+	}
+	err := m.n.Install(context.Background(), announce, bytes.NewReader(body))
+	switch {
+	case err != nil && m.dead:
+		m.die(err)
+	case err == nil:
+		if f := m.w.onInstall; f != nil {
+			f(m)
+		}
+		if m.up() {
+			m.step(func(s *node.Stepper) { s.Receive(from, node.RaftMessage(announce)) })
+		}
+	}
+	return err == nil
 }
 
 func (w *World) slotOf(id uint64) int {
@@ -388,7 +444,7 @@ func (w *World) leader() *member {
 type tap struct{ m *member }
 
 func (t *tap) Notify(rev int64, events []mvcc.Event) {
-	t.m.w.truth.notified(t.m.w, t.m, events)
+	t.m.w.truth.notified(t.m.w, t.m, rev, events)
 	t.m.hub.Notify(rev, events)
 }
 

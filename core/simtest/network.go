@@ -37,6 +37,7 @@ func (n *network) repair() {
 func (n *network) send(from, to int, frame []byte) {
 	w, l := n.w, &n.links[from][to]
 	w.stats.Messages++
+	w.note('m', from<<4|to, frame)
 	if l.cut || w.chance(l.drop) {
 		return
 	}
@@ -44,10 +45,13 @@ func (n *network) send(from, to int, frame []byte) {
 	if w.chance(l.duplicate) {
 		copies = 2
 	}
+	// What is under way does not outlive the connection, hence neither process.
+	sender, receiver := w.members[from], w.members[to]
+	id, lives := sender.id, sender.life+receiver.life
 	for range copies {
 		w.after(w.between(l.lo, l.hi), func() {
-			if !n.links[from][to].cut {
-				w.members[to].receive(w.members[from].id, frame)
+			if !n.links[from][to].cut && sender.life+receiver.life == lives {
+				receiver.receive(id, frame)
 			}
 		})
 	}

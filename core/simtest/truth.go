@@ -3,23 +3,49 @@ package simtest
 import (
 	"bytes"
 	"fmt"
+	"slices"
+	"sort"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/musterhq/muster/core/machine"
 	"github.com/musterhq/muster/core/mvcc"
+	"github.com/musterhq/muster/core/replica"
+	"github.com/musterhq/muster/core/spec"
 )
 
-// truth is the committed history as the first member to apply it saw it. Every
-// other member, and every watcher, is held to it.
+// truth is the committed history as the first member to apply it saw it, held
+// to the specification. Every other member, every reader and every watcher is
+// held to it.
 type truth struct {
 	events  [][]change        // by revision
 	hashes  map[uint64]uint64 // running hash by log index
 	applies uint64            // highest index applied anywhere
+	compact int64             // highest compacted revision
+	keys    map[string][]change
+	written map[string]int64 // revision by written value: each is written once
+
+	spec    *spec.State
+	entries map[uint64][]byte           // what stands at each index
+	answers map[commandID]proto.Message // what the specification answers to a command
 }
+
+// commandID: ids are unique to a member.
+type commandID struct{ member, id uint64 }
 
 // change is one event, reduced to what a watcher is told.
 type change struct {
+	rev        int64
 	key, value []byte
 	deleted    bool
 	lease      int64
+	prev       []byte // value before, nil if there was none or it is not known
+	created    int64
+	version    int64
 }
 
 func (c change) String() string {
@@ -30,19 +56,32 @@ func (c change) String() string {
 }
 
 func (c change) equal(o change) bool {
-	return bytes.Equal(c.key, o.key) && bytes.Equal(c.value, o.value) && c.deleted == o.deleted
+	return bytes.Equal(c.key, o.key) && bytes.Equal(c.value, o.value) && c.deleted == o.deleted &&
+		c.lease == o.lease && c.created == o.created && c.version == o.version
 }
 
-func (t *truth) init() { t.hashes = map[uint64]uint64{} }
+func (t *truth) init() {
+	t.hashes, t.entries = map[uint64]uint64{}, map[uint64][]byte{}
+	t.keys, t.written = map[string][]change{}, map[string]int64{}
+	t.answers = map[commandID]proto.Message{}
+	t.spec = spec.New()
+}
 
 // notified takes what a member is about to tell its watchers.
-func (t *truth) notified(w *World, m *member, events []mvcc.Event) {
+func (t *truth) notified(w *World, m *member, rev int64, events []mvcc.Event) {
 	for len(events) > 0 {
 		rev := events[0].Rev
 		var cs []change
 		for len(events) > 0 && events[0].Rev == rev {
 			kv := events[0].KV
-			cs = append(cs, change{bytes.Clone(kv.Key()), bytes.Clone(kv.Value()), events[0].Delete, kv.Lease()})
+			c := change{
+				rev: rev, key: bytes.Clone(kv.Key()), value: bytes.Clone(kv.Value()), deleted: events[0].Delete,
+				lease: kv.Lease(), created: kv.CreateRevision(), version: kv.Version(),
+			}
+			if p := events[0].Prev; p != nil {
+				c.prev = bytes.Clone(p.Value())
+			}
+			cs = append(cs, c)
 			events = events[1:]
 		}
 		for int64(len(t.events)) <= rev {
@@ -50,6 +89,7 @@ func (t *truth) notified(w *World, m *member, events []mvcc.Event) {
 		}
 		if t.events[rev] == nil {
 			t.events[rev] = cs
+			t.first(w, m, cs)
 			continue
 		}
 		if !equalChanges(t.events[rev], cs) {
@@ -57,26 +97,243 @@ func (t *truth) notified(w *World, m *member, events []mvcc.Event) {
 			return
 		}
 	}
+	if last := int64(len(t.events)) - 1; m.n.View().Index == t.applies && last > rev {
+		w.fail("%s is at revision %d, but index %d had led to %d", m.name, rev, t.applies, last)
+	}
 }
 
-func equalChanges(a, b []change) bool {
-	if len(a) != len(b) {
-		return false
+// first takes a revision that nobody has seen before into the keys' histories.
+func (t *truth) first(w *World, m *member, cs []change) {
+	for i, c := range cs {
+		key := string(c.key)
+		was := t.at(key, c.rev-1)
+		switch {
+		case (was == nil) != (c.prev == nil), was != nil && !bytes.Equal(was.value, c.prev):
+			w.fail("%s: revision %d says that %s was %q before, it was %v", m.name, c.rev, key, c.prev, was)
+		case c.deleted && was == nil && !slices.ContainsFunc(cs[:i], func(o change) bool { return string(o.key) == key }):
+			w.fail("%s: revision %d deletes %s, which is not there", m.name, c.rev, key)
+		}
+		if !c.deleted {
+			id := key + "=" + string(c.value)
+			if at := t.written[id]; at != 0 {
+				w.fail("%s: %s is written at revision %d and again at %d", m.name, id, at, c.rev)
+			}
+			t.written[id] = c.rev
+		}
+		t.keys[key] = append(t.keys[key], c)
 	}
-	for i := range a {
-		if !a[i].equal(b[i]) {
-			return false
+}
+
+// at is what a key was at a revision, nil if it was not there.
+func (t *truth) at(key string, rev int64) *change {
+	h := t.keys[key]
+	i := sort.Search(len(h), func(i int) bool { return h[i].rev > rev })
+	if i == 0 || h[i-1].deleted {
+		return nil
+	}
+	return &h[i-1]
+}
+
+func equalChanges(a, b []change) bool { return slices.EqualFunc(a, b, change.equal) }
+
+// applying sees a task before a member carries it out: the entries must be those
+// of all others, and the first to come is carried out by the specification.
+func (t *truth) applying(w *World, m *member, task *replica.ApplyTask) {
+	for _, e := range task.Entries {
+		index := e.GetIndex()
+		if data, ok := t.entries[index]; ok {
+			if !bytes.Equal(data, e.GetData()) {
+				w.fail("%s applies another entry at index %d than a member before it", m.name, index)
+			}
+			continue
+		}
+		if index <= t.applies {
+			w.fail("%s applies index %d, which nobody had, after %d", m.name, index, t.applies)
+		}
+		t.entries[index] = bytes.Clone(e.GetData())
+		t.applies = index
+		if e.GetType() == raftpb.EntryType_EntryNormal {
+			t.replay(w, m, e)
 		}
 	}
-	return true
 }
 
-// applied compares a member's running hash with what others had at that index.
+// replay has the specification carry out an entry.
+func (t *truth) replay(w *World, m *member, e *raftpb.Entry) {
+	w.stats.Replayed++
+	for c, err := range machine.Commands(e.GetData()) {
+		if err != nil {
+			w.fail("%s: entry %d: %v", m.name, e.GetIndex(), err)
+			return
+		}
+		t.answers[commandID{c.Member, c.ID}] = t.carryOut(w, e.GetTerm(), &c)
+	}
+}
+
+// carryOut returns the answer, nil for a refusal or where the specification has none.
+func (t *truth) carryOut(w *World, term uint64, c *machine.Encoded) proto.Message {
+	var req proto.Message
+	body := c.Decode().Body
+	switch c.Kind {
+	case machine.Put:
+		req = new(pb.PutRequest)
+	case machine.DeleteRange:
+		req = new(pb.DeleteRangeRequest)
+	case machine.Txn:
+		req = new(pb.TxnRequest)
+	case machine.Compact:
+		req = new(pb.CompactionRequest)
+	case machine.LeaseGrant:
+		req = new(pb.LeaseGrantRequest)
+	case machine.LeaseRevoke:
+		req = new(pb.LeaseRevokeRequest)
+	case machine.LeaseExpire:
+		t.expire(body, term)
+		return nil
+	default:
+		return nil
+	}
+	if err := proto.Unmarshal(body, req); err != nil {
+		w.fail("decode a command: %v", err)
+		return nil
+	}
+	resp, err := t.spec.Apply(req)
+	if err != nil {
+		return nil
+	}
+	if r, ok := req.(*pb.CompactionRequest); ok {
+		t.compact = max(t.compact, r.Revision)
+	}
+	return resp
+}
+
+// expire carries out an expiry if it was proposed in the term of its entry.
+func (t *truth) expire(body []byte, term uint64) {
+	var of uint64
+	var ids []int64
+	for len(body) > 0 {
+		num, typ, n := protowire.ConsumeTag(body)
+		if n < 0 || typ != protowire.VarintType {
+			return
+		}
+		v, m := protowire.ConsumeVarint(body[n:])
+		if m < 0 {
+			return
+		}
+		body = body[n+m:]
+		if num == 1 {
+			of = v
+		} else {
+			ids = append(ids, int64(v))
+		}
+	}
+	if of != term {
+		return
+	}
+	ids = slices.DeleteFunc(ids, func(id int64) bool { _, ok := t.spec.Lease(id); return !ok })
+	if len(ids) > 0 {
+		t.spec.Expire(ids...)
+	}
+}
+
+// applied compares a member with what others had at that index, and with the
+// specification where that stands there too.
 func (t *truth) applied(w *World, m *member) {
 	v := m.n.View()
-	t.applies = max(t.applies, v.Index)
 	if h, ok := t.hashes[v.Index]; ok && h != v.Hash {
 		w.fail("%s has hash %016x at index %d, another member had %016x", m.name, v.Hash, v.Index, h)
 	}
 	t.hashes[v.Index] = v.Hash
+	if v.Index != t.applies {
+		return
+	}
+	if rev := v.KV.Rev(); rev != t.spec.Rev() || v.KV.CompactRev() != t.spec.CompactRev() {
+		w.fail("%s is at revision %d (compacted %d) after index %d, by the specification it is %d (%d)",
+			m.name, rev, v.KV.CompactRev(), v.Index, t.spec.Rev(), t.spec.CompactRev())
+		return
+	}
+	if v.Index%16 == 0 {
+		t.compareState(w, m)
+	}
+}
+
+// compareState holds a member that stands where the specification stands to it, key by key.
+func (t *truth) compareState(w *World, m *member) {
+	keys := t.spec.Keys()
+	var got []change
+	err := m.n.View().KV.RangeEach(mvcc.RangeOptions{Key: []byte{0}, End: []byte{0}}, func(r mvcc.Record) bool {
+		got = append(got, changeOf(r))
+		return true
+	})
+	same := err == nil && slices.EqualFunc(got, keys, func(c change, kv *mvccpb.KeyValue) bool {
+		return c.rev == kv.GetModRevision() && c.equal(changeOfKV(kv, false))
+	})
+	leases := m.n.View().Leases
+	if same {
+		same = leases.Len() == len(t.spec.Leases())
+	}
+	if !same {
+		w.fail("%s holds %v after index %d, by the specification %v", m.name, got, m.n.View().Index, keys)
+	}
+}
+
+// answered holds the result of a command to the specification's.
+func (t *truth) answered(w *World, m *member, res *machine.Result) {
+	id := commandID{m.id, res.ID}
+	want, ok := t.answers[id]
+	if !ok {
+		return
+	}
+	delete(t.answers, id)
+	if (want == nil) != (res.Err != nil) {
+		if want == nil && res.Err == nil && res.Body != nil && len(res.Body) == 0 {
+			return // a command the specification does not know
+		}
+		w.fail("%s answers a command with (%x, %v), the specification with %v", m.name, res.Body, res.Err, want)
+		return
+	}
+	if want == nil {
+		return
+	}
+	got := want.ProtoReflect().New().Interface()
+	if err := proto.Unmarshal(res.Body, got); err != nil {
+		w.fail("%s: malformed answer: %v", m.name, err)
+		return
+	}
+	want.ProtoReflect().Clear(want.ProtoReflect().Descriptor().Fields().ByNumber(1)) // the header
+	if !proto.Equal(got, want) {
+		w.fail("%s answers %v, the specification %v", m.name, got, want)
+	}
+}
+
+// read holds what a view shows of some keys to the committed history.
+func (t *truth) read(w *World, m *member, view *machine.View, floor int64, keys []string) {
+	w.stats.Reads++
+	rev := view.KV.Rev()
+	if rev < floor {
+		w.fail("%s: a linearizable read shows revision %d, but %d had been acknowledged before it began", m.name, rev, floor)
+		return
+	}
+	for _, key := range keys {
+		got, ok := view.KV.Get([]byte(key))
+		want := t.at(key, rev)
+		if ok != (want != nil) || ok && !want.equal(changeOf(got)) {
+			w.fail("%s: a read at revision %d shows %q=%q, it was %v", m.name, rev, key, got, want)
+			return
+		}
+	}
+}
+
+func changeOf(r mvcc.Record) change {
+	return change{
+		rev: r.ModRevision(), key: r.Key(), value: r.Value(), lease: r.Lease(),
+		created: r.CreateRevision(), version: r.Version(),
+	}
+}
+
+func changeOfKV(kv *mvccpb.KeyValue, deleted bool) change {
+	return change{
+		rev: kv.GetModRevision(), key: kv.GetKey(), value: kv.GetValue(), deleted: deleted, lease: kv.GetLease(),
+		created: kv.GetCreateRevision(), version: kv.GetVersion(),
+	}
 }

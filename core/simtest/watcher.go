@@ -22,10 +22,11 @@ type watcher struct {
 	stream *watch.Stream
 	next   int64 // first revision it has not seen
 	slow   bool
+	prevKV bool
 }
 
 func newWatcher(w *World, i int) *watcher {
-	x := &watcher{w: w, name: fmt.Sprintf("watcher %d", i), next: 2, slow: i == 2}
+	x := &watcher{w: w, name: fmt.Sprintf("watcher %d", i), next: 2, slow: i == 2, prevKV: i != 1}
 	w.after(w.between(time.Millisecond, time.Second), x.poll)
 	return x
 }
@@ -47,13 +48,16 @@ func (x *watcher) poll() {
 			return
 		}
 		x.at, x.life, x.stream = m, m.life, m.hub.NewStream()
-		x.stream.Watch(watch.Request{Key: []byte{0}, End: []byte{0}, StartRev: x.next, Progress: true})
+		x.stream.Watch(watch.Request{Key: []byte{0}, End: []byte{0}, StartRev: x.next, Progress: true, PrevKV: x.prevKV})
 	}
 	if w.now < x.at.pause {
 		return
 	}
 	if w.chance(0.2) {
 		x.stream.RequestProgress()
+	}
+	if w.chance(0.2) {
+		x.stream.Tick()
 	}
 	for x.stream != nil {
 		r, ok, err := x.stream.Poll(context.Background())
@@ -69,6 +73,7 @@ func (x *watcher) poll() {
 
 func (x *watcher) take(r watch.Response) {
 	w := x.w
+	w.note('w', x.at.slot, binary.LittleEndian.AppendUint64(nil, uint64(r.Rev)))
 	switch {
 	case r.Canceled && r.CompactRev > 0:
 		if r.CompactRev <= x.next {
@@ -124,8 +129,24 @@ func (x *watcher) events(evs []*watch.Encoded) {
 			w.fail("%s on %s: revision %d brought %v, which is not what was committed", x.name, x.at.name, rev, got)
 			return
 		}
+		if x.prevKV && !x.prevRight(got) {
+			return
+		}
 		x.next = rev + 1
 	}
+}
+
+// prevRight holds what events say was before them to the truth; where that may
+// be compacted they may keep silent.
+func (x *watcher) prevRight(got []change) bool {
+	for i, c := range got {
+		want := x.w.truth.events[c.rev][i].prev
+		if string(c.prev) != string(want) && (c.prev != nil || c.rev > x.w.truth.compact) {
+			x.w.fail("%s on %s: revision %d says that %s was %q before, it was %q", x.name, x.at.name, c.rev, c.key, c.prev, want)
+			return false
+		}
+	}
+	return true
 }
 
 // decodeChange reads one event as it goes into a WatchResponse: tag, length, mvccpb.Event.
@@ -136,5 +157,9 @@ func decodeChange(wire []byte) (change, error) {
 	if err := proto.Unmarshal(wire[n+m:], &e); err != nil {
 		return change{}, err
 	}
-	return change{e.GetKv().GetKey(), e.GetKv().GetValue(), e.GetType() == mvccpb.Event_DELETE, e.GetKv().GetLease()}, nil
+	c := changeOfKV(e.GetKv(), e.GetType() == mvccpb.Event_DELETE)
+	if p := e.GetPrevKv(); p != nil {
+		c.prev = append([]byte{}, p.GetValue()...)
+	}
+	return c, nil
 }

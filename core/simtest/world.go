@@ -2,28 +2,62 @@ package simtest
 
 import (
 	"container/heap"
+	"encoding/binary"
 	"fmt"
+	"hash"
+	"hash/fnv"
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"runtime/debug"
 	"testing"
 	"testing/cryptotest"
 	"time"
 )
 
 // Options choose what a run is like. The zero value of each field but Seed has
-// a default.
+// a default, most of them drawn from the seed. Equal options give equal runs.
 type Options struct {
 	Seed     uint64
-	Members  int           // 1, 3 or 5; default drawn from the seed
+	Members  int           // 1, 3 or 5
 	Duration time.Duration // virtual, default 60 s
 	Clients  int           // default 5
+	Watchers int           // default 3
 	NoFaults bool
+	Without  []string // kinds of fault to leave out
 
 	// LoseSyncs reintroduces a bug: the log acknowledges writes it has not
 	// synced. A run must notice.
 	LoseSyncs bool
 	Verbose   bool // log every member's log to stderr
+
+	// script replaces the random faults by a plan; think is the longest pause
+	// of a client between two operations.
+	script func(*World)
+	think  time.Duration
+	shape  *shape
+}
+
+// shape is the part of a cluster's configuration that differs from seed to
+// seed, so that some runs cut segments, send checkpoints and drift more than others.
+type shape struct {
+	segmentBytes int64
+	keepBytes    int
+	checkpoints  float64 // chance of one after an apply
+	drift        float64 // clock rates lie within 1 ± drift
+	streamBudget int
+	leaseTTL     int64 // the longest, seconds
+}
+
+func (w *World) drawShape() shape {
+	return shape{
+		segmentBytes: []int64{4 << 10, 16 << 10, 64 << 10}[w.rng.IntN(3)],
+		keepBytes:    []int{1, 1 << 10, 8 << 10}[w.rng.IntN(3)],
+		checkpoints:  []float64{0.001, 0.003, 0.03}[w.rng.IntN(3)],
+		drift:        []float64{0.001, 0.02, 0.15}[w.rng.IntN(3)],
+		streamBudget: []int{4 << 10, 16 << 10}[w.rng.IntN(2)],
+		leaseTTL:     7,
+	}
 }
 
 // Stats says what a run did.
@@ -34,7 +68,10 @@ type Stats struct {
 	Ops       int64 // client operations, of them
 	Unknown   int64 // without a known outcome
 	Events    int64 // delivered to watchers
+	Reads     int64 // of them held to the committed history
+	Replayed  int64 // log entries held to the specification
 	Faults    map[string]int64
+	Trace     uint64 // hash over all that happened
 }
 
 func (s *Stats) add(o Stats) {
@@ -44,6 +81,8 @@ func (s *Stats) add(o Stats) {
 	s.Ops += o.Ops
 	s.Unknown += o.Unknown
 	s.Events += o.Events
+	s.Reads += o.Reads
+	s.Replayed += o.Replayed
 	if s.Faults == nil {
 		s.Faults = map[string]int64{}
 	}
@@ -55,6 +94,7 @@ func (s *Stats) add(o Stats) {
 // World is one simulated cluster with its surroundings.
 type World struct {
 	opts    Options
+	shape   shape
 	rng     *rand.Rand
 	now     time.Duration
 	events  eventHeap
@@ -68,28 +108,49 @@ type World struct {
 	leases  leaseBook
 	log     *slog.Logger
 	stats   Stats
+	trace   hash.Hash64
+	acked   int64 // highest revision that a client was told of
 	failure error
 	calm    bool // faults are over
+
+	mode      *crashMode    // a plan's: how every crash is
+	onInstall func(*member) // a plan's: a checkpoint is on disk, raft has not heard of it
 }
 
 // Run plays one seed. The error names the first violated promise.
 func Run(t *testing.T, opts Options) (Stats, error) {
 	t.Helper()
 	cryptotest.SetGlobalRandom(t, opts.Seed)
-	w := newWorld(opts)
-	w.play()
+	w := &World{opts: opts, rng: rand.New(rand.NewPCG(opts.Seed, 0x6d7573746572)), trace: fnv.New64a()}
+	w.guard(w.init)
+	w.guard(w.play)
+	return w.finished()
+}
+
+// finished ends a run and judges it.
+func (w *World) finished() (Stats, error) {
 	for _, m := range w.members {
 		m.close()
 	}
 	w.stats.Simulated = w.now
+	w.stats.Trace = w.trace.Sum64()
 	if w.failure == nil {
 		w.failure = w.checkHistories()
 	}
 	return w.stats, w.failure
 }
 
-func newWorld(opts Options) *World {
-	w := &World{opts: opts, rng: rand.New(rand.NewPCG(opts.Seed, 0x6d7573746572))}
+// guard makes a panic of the members' code a failure of the run.
+func (w *World) guard(f func()) {
+	defer func() {
+		if r := recover(); r != nil {
+			w.fail("panic: %v\n%s", r, debug.Stack())
+		}
+	}()
+	f()
+}
+
+func (w *World) init() {
 	w.stats.Faults = map[string]int64{}
 	if w.opts.Members == 0 {
 		w.opts.Members = []int{1, 3, 3, 3, 5}[w.rng.IntN(5)]
@@ -100,8 +161,18 @@ func newWorld(opts Options) *World {
 	if w.opts.Clients == 0 {
 		w.opts.Clients = 5
 	}
+	if w.opts.Watchers == 0 {
+		w.opts.Watchers = 3
+	}
+	if w.opts.think == 0 {
+		w.opts.think = 200 * time.Millisecond
+	}
+	w.shape = w.drawShape()
+	if w.opts.shape != nil {
+		w.shape = *w.opts.shape
+	}
 	w.log = slog.New(slog.DiscardHandler)
-	if opts.Verbose {
+	if w.opts.Verbose {
 		w.log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))
 	}
 	w.truth.init()
@@ -116,15 +187,17 @@ func newWorld(opts Options) *World {
 	for i := range w.opts.Clients {
 		w.clients = append(w.clients, newClient(w, i))
 	}
-	for i := range 3 {
+	for i := range w.opts.Watchers {
 		w.watches = append(w.watches, newWatcher(w, i))
 	}
-	return w
 }
 
 // play runs the faulty part, then a calm one in which everything must recover.
 func (w *World) play() {
-	if !w.opts.NoFaults {
+	switch {
+	case w.opts.script != nil:
+		w.opts.script(w)
+	case !w.opts.NoFaults:
 		w.after(w.between(500*time.Millisecond, 3*time.Second), w.nextFault)
 	}
 	w.until(w.opts.Duration)
@@ -160,6 +233,15 @@ func (w *World) until(end time.Duration) {
 func (w *World) after(d time.Duration, do func()) {
 	w.seq++
 	heap.Push(&w.events, simEvent{at: w.now + d, seq: w.seq, do: do})
+}
+
+// note takes something that happened into the trace, by which two runs are compared.
+func (w *World) note(kind byte, slot int, bytes []byte) {
+	var b [10]byte
+	b[0], b[1] = kind, byte(slot)
+	binary.LittleEndian.PutUint64(b[2:], uint64(w.now))
+	_, _ = w.trace.Write(b[:])
+	_, _ = w.trace.Write(bytes)
 }
 
 // between draws a duration.

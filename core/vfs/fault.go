@@ -80,10 +80,16 @@ type BitRot struct {
 
 func (e *BitRot) Error() string { return fmt.Sprintf("bit rot %#02x at %d", e.Mask, e.Off) }
 
+// Misdirected, returned by an injector, lets a write succeed and puts its bytes
+// at file offset Off instead.
+type Misdirected struct{ Off int64 }
+
+func (e *Misdirected) Error() string { return fmt.Sprintf("misdirected write to %d", e.Off) }
+
 // Fault wraps an FS, asks an injector before each operation and counts them.
 //
-// The injector returns nil to let the operation through, *ShortWrite or
-// *BitRot, or any other error, which the operation returns without having had
+// The injector returns nil to let the operation through, *ShortWrite,
+// *BitRot or *Misdirected, or any other error, which the operation returns without having had
 // an effect. It stalls an operation by blocking. It may be called concurrently.
 type Fault struct {
 	inner  FS

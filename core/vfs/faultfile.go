@@ -50,6 +50,10 @@ func (f *faultFile) write(b []byte, off int64, do func([]byte) (int, error)) (in
 		n, werr := do(b[:min(max(short.N, 0), len(b))])
 		return n, errors.Join(short, werr)
 	}
+	var astray *Misdirected
+	if errors.As(err, &astray) {
+		return f.inner.WriteAt(b, astray.Off)
+	}
 	if err != nil {
 		return 0, err
 	}

@@ -43,6 +43,15 @@ func (m *Mem) SetCapacity(bytes int64) {
 	m.mu.capacity = bytes
 }
 
+// Kill is what the death of the process that used m leaves to the next one: all
+// that it wrote, synced or not, and no locks. Unlike after a Crash, what was not
+// synced may still be lost later.
+func (m *Mem) Kill() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	clear(m.mu.locks)
+}
+
 // memNode is a *memDir or a *memFile.
 type memNode interface{ bytes() int64 }
 

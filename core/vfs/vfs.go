@@ -66,6 +66,10 @@ func EnsureDir(fsys FS, dir string) error {
 	dir = filepath.Clean(dir)
 	switch info, err := fsys.Stat(dir); {
 	case err == nil && info.IsDir:
+		// Whoever made it may have died before its name was durable.
+		if err := fsys.SyncDir(filepath.Dir(dir)); err != nil && !errors.Is(err, os.ErrPermission) {
+			return err
+		}
 		return nil
 	case err == nil:
 		return fmt.Errorf("%s is a file where a directory is needed: move it away", dir)

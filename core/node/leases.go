@@ -23,6 +23,7 @@ type leases struct {
 	lessor *lease.Lessor
 	active bool // this member leads and has applied its term's first entry
 
+	held     []question         // nobody to ask at the moment
 	waiting  map[uint64]renewal // by ticket of the read barrier
 	parked   []renewal          // their lease's expiry is in the log
 	sent     map[uint64]asked   // asked of the leader, by ticket
@@ -37,13 +38,24 @@ type renewal struct {
 	received time.Duration
 	from     uint64 // member that asked, 0 for a caller of ours
 	ticket   uint64 // what the answer goes by: the caller's ticket or the peer's seq
+	asked    time.Duration
 	term     uint64
+}
+
+// question is what a caller of ours wants to know from the leader, whoever
+// that is. Asking again does no harm, so it is held and repeated across
+// elections until it is answered or too old: clients have a lease's life to
+// lose by each refusal, and etcd's waits half a second after one.
+type question struct {
+	ticket uint64
+	call   leaseCall
+	at     time.Duration
 }
 
 // asked is a question sent to a leader.
 type asked struct {
 	leader uint64
-	at     time.Duration
+	question
 }
 
 const (
@@ -63,8 +75,8 @@ func (l *leases) promote(now time.Duration, term uint64, table *lease.TableView,
 	l.lessor.Promote(now, term, table.Each, extend)
 }
 
-// demote forgets all deadlines; whoever waits for an answer is told to ask the
-// new leader.
+// demote forgets all deadlines; members that wait for an answer are told to ask
+// the new leader, callers of ours are held until there is one.
 func (l *leases) demote(s *Stepper) {
 	l.active = false
 	l.lessor.Demote()
@@ -83,22 +95,33 @@ func (l *leases) demote(s *Stepper) {
 }
 
 // Renew asks for a lease to be renewed. The answer is a Completion with ticket.
-func (s *Stepper) Renew(ticket uint64, id int64) { s.askLease(ticket, leaseCall{id: id}) }
+func (s *Stepper) Renew(ticket uint64, id int64) {
+	s.ask(question{ticket, leaseCall{id: id}, s.now})
+}
 
 // Remaining asks how long a lease has left, without renewing it.
 func (s *Stepper) Remaining(ticket uint64, id int64) {
-	s.askLease(ticket, leaseCall{id: id, peek: true})
+	s.ask(question{ticket, leaseCall{id: id, peek: true}, s.now})
 }
 
-func (s *Stepper) askLease(ticket uint64, call leaseCall) {
+func (s *Stepper) ask(q question) {
 	switch {
 	case s.role == raft.StateLeader:
-		s.confirmThenRenew(renewal{call: call, received: s.now, ticket: ticket, term: s.term})
+		s.confirmThenRenew(renewal{call: q.call, received: s.now, ticket: q.ticket, asked: q.at, term: s.term})
 	case s.leader != 0:
-		s.leases.sent[ticket] = asked{s.leader, s.now}
-		s.send(s.leader, &Message{kind: msgRenew, seq: ticket, lease: call})
+		s.leases.sent[q.ticket] = asked{s.leader, q}
+		s.send(s.leader, &Message{kind: msgRenew, seq: q.ticket, lease: q.call})
 	default:
-		s.done(Completion{ID: ticket, Err: ErrNoLeader})
+		s.leases.held = append(s.leases.held, q)
+	}
+}
+
+// askHeld asks again what found no leader.
+func (s *Stepper) askHeld() {
+	held := s.leases.held
+	s.leases.held = nil
+	for _, q := range held {
+		s.ask(q)
 	}
 }
 
@@ -162,6 +185,10 @@ func (s *Stepper) answer(r renewal, code refusal, reply leaseReply) {
 		s.send(r.from, &Message{kind: msgRenewReply, seq: r.ticket, code: code, reply: reply})
 		return
 	}
+	if code == refusedNoLeader {
+		s.leases.held = append(s.leases.held, question{r.ticket, r.call, r.asked})
+		return
+	}
 	var err error
 	if code != accepted {
 		err = refusalError(code)
@@ -179,33 +206,39 @@ func (s *Stepper) receiveRenew(from uint64, m *Message) {
 }
 
 func (s *Stepper) receiveRenewReply(from uint64, m *Message) {
-	if s.leases.sent[m.seq].leader != from {
+	q, ok := s.leases.sent[m.seq]
+	if !ok || q.leader != from {
 		return
 	}
 	delete(s.leases.sent, m.seq)
-	s.answer(renewal{ticket: m.seq}, m.code, m.reply)
+	s.answer(renewal{call: q.call, ticket: q.ticket, asked: q.at}, m.code, m.reply)
 }
 
-// abandonSent ends questions to a leader that is no longer it.
-func (l *leases) abandonSent(s *Stepper, leader uint64) {
+// abandonSent takes questions back from a leader that is no longer it.
+func (l *leases) abandonSent(leader uint64) {
 	for _, t := range slices.Sorted(maps.Keys(l.sent)) {
-		q := l.sent[t]
-		if q.leader != leader {
+		if q := l.sent[t]; q.leader != leader {
 			delete(l.sent, t)
-			s.done(Completion{ID: t, Err: ErrNoLeader})
+			l.held = append(l.held, q.question)
 		}
 	}
 }
 
-// forgetOld drops questions whose answer was lost; their callers have timed out.
+// forgetOld drops questions that nobody answered; their callers have timed out.
 func (l *leases) forgetOld(s *Stepper) {
 	for _, t := range slices.Sorted(maps.Keys(l.sent)) {
-		q := l.sent[t]
-		if s.now-q.at > maxAsked {
+		if s.now-l.sent[t].at > maxAsked {
 			delete(l.sent, t)
 			s.done(Completion{ID: t, Err: ErrTimeout})
 		}
 	}
+	l.held = slices.DeleteFunc(l.held, func(q question) bool {
+		old := s.now-q.at > maxAsked
+		if old {
+			s.done(Completion{ID: q.ticket, Err: ErrTimeout})
+		}
+		return old
+	})
 }
 
 // expire proposes the expiry of leases whose time is up, fenced by the term.

@@ -2,9 +2,11 @@ package node
 
 import (
 	"encoding/binary"
+	"maps"
 	"slices"
 
 	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
 )
 
 // reads is the read barrier: ReadIndex (Ongaro's thesis, 6.4) in batches, one
@@ -13,12 +15,15 @@ import (
 // one that belongs to a leadership that is over is not waited for: raft may
 // have dropped it, or may answer it with an index of the past (etcd #20418).
 type reads struct {
-	next    []uint64 // tickets for the batch after the one in flight
-	asked   []uint64 // tickets of the batch in flight
-	ctx     uint64   // its id, 0 if none
-	age     int      // ticks since it was asked
-	lastCtx uint64
-	ready   []readBatch // confirmed, until the index is applied; indexes rise
+	next  []uint64    // tickets for the batch after the one in flight
+	asked []uint64    // tickets of the batch in flight
+	ctx   uint64      // its id, 0 if none
+	age   int         // ticks since it was asked
+	ready []readBatch // confirmed, until the index is applied; indexes rise
+
+	// early are followers' questions to a leader that may not ask for itself
+	// yet; see pump. Each follower has one batch in flight: the newest counts.
+	early map[uint64]*raftpb.Message
 }
 
 type readBatch struct {
@@ -48,9 +53,26 @@ func (r *reads) pump(s *Stepper) {
 }
 
 func (r *reads) ask(s *Stepper) {
-	r.lastCtx++
-	r.ctx, r.age = r.lastCtx, 0
+	// The id must be new across restarts too: an answer to this member's former
+	// life, still under way, tells an index from before what was acknowledged since.
+	r.ctx, r.age = s.cfg.NextID(), 0
 	s.r.ReadIndex(binary.BigEndian.AppendUint64(nil, r.ctx))
+}
+
+// hold keeps a follower's question until stepEarly.
+func (r *reads) hold(from uint64, m *raftpb.Message) {
+	if r.early == nil {
+		r.early = map[uint64]*raftpb.Message{}
+	}
+	r.early[from] = m
+}
+
+// stepEarly takes the questions that came too early, now that this leader may answer.
+func (r *reads) stepEarly(s *Stepper) {
+	for _, from := range slices.Sorted(maps.Keys(r.early)) {
+		s.r.Step(r.early[from])
+	}
+	r.early = nil
 }
 
 func (r *reads) tick(s *Stepper) {
@@ -65,6 +87,9 @@ func (r *reads) tick(s *Stepper) {
 // leaderChanged abandons the batch in flight: its tickets go to the front of
 // the next one.
 func (r *reads) leaderChanged(s *Stepper) {
+	if s.role != raft.StateLeader {
+		r.early = nil // their askers ask the new one
+	}
 	if r.ctx != 0 {
 		r.next = append(slices.Clone(r.asked), r.next...)
 		r.asked, r.ctx = r.asked[:0], 0

@@ -169,6 +169,7 @@ func (s *Stepper) Tick() {
 	s.reads.tick(s)
 	s.dropOverdue()
 	s.leases.forgetOld(s)
+	s.askHeld()
 	s.expire()
 	s.noteRemaining()
 	s.check()
@@ -239,7 +240,8 @@ func (s *Stepper) Receive(from uint64, m *Message) {
 	switch m.kind {
 	case msgRaft:
 		if m.Raft.GetType() == raftpb.MessageType_MsgReadIndex && s.behindItsTerm() {
-			return // it asks again; see reads.pump
+			s.reads.hold(from, m.Raft)
+			return
 		}
 		s.r.Step(m.Raft)
 	case msgForward:
@@ -290,8 +292,8 @@ func (s *Stepper) Appended(t *replica.AppendTask) {
 // ApplyDone reports a finished apply task.
 type ApplyDone struct {
 	Task *replica.ApplyTask
-	// ConfChanges are the configuration changes among its entries, in order;
-	// one the machine refused is empty (no changes), as raft wants it.
+	// ConfChanges are the configuration changes among its entries, in order,
+	// without those the machine refused: raft must not hear of them.
 	ConfChanges []*raftpb.ConfChangeV2
 	Leases      []machine.LeaseEffect
 }
@@ -422,11 +424,12 @@ func (s *Stepper) noteRole() {
 	}
 	if changed {
 		s.abandonSent()
-		s.leases.abandonSent(s, leader)
+		s.leases.abandonSent(leader)
 	}
 	s.reads.leaderChanged(s)
 	if leader != 0 {
 		s.releaseHeld()
+		s.askHeld()
 	}
 	s.maybePromote()
 }
@@ -461,6 +464,7 @@ func (s *Stepper) maybePromote() {
 	if v := s.cfg.View(); !s.leases.active && v.Term >= s.term {
 		s.leases.promote(s.now, s.term, v.Leases, s.cfg.ElectionTimeout)
 		s.reads.pump(s)
+		s.reads.stepEarly(s)
 	}
 	s.changes.resume(s)
 }

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 )
 
 // patience is for what takes a fraction of a second on a machine with nothing
@@ -220,6 +222,10 @@ func connect(t *testing.T, endpoints ...string) *clientv3.Client {
 	t.Helper()
 	cl, err := clientv3.New(clientv3.Config{
 		Endpoints: endpoints, DialTimeout: 2 * time.Second, BackoffWaitBetween: 10 * time.Millisecond,
+		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
+			// gRPC waits for a second and more before it tries a dead server again.
+			Backoff: backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.5, MaxDelay: 200 * time.Millisecond}, MinConnectTimeout: time.Second,
+		})},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -12,10 +12,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/musterhq/muster/cmd/muster/bench"
 	"github.com/musterhq/muster/cmd/muster/ctl"
 	"github.com/musterhq/muster/cmd/muster/dns"
 	"github.com/musterhq/muster/cmd/muster/registrar"
-	"github.com/musterhq/muster/cmd/muster/bench"
 	"github.com/musterhq/muster/cmd/muster/server"
 	core "github.com/musterhq/muster/core/server"
 )

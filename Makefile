@@ -7,7 +7,7 @@ SEED    ?= 1
 TIME    ?= 10m
 LINT    := $(GO) tool -modfile=.ci/tools.mod golangci-lint
 
-.PHONY: build test race sim sim-soak fuzz compat bench bench-etcd lint proto cluster check clean
+.PHONY: build test race sim sim-crash sim-soak fuzz compat bench bench-etcd lint proto cluster check clean
 
 build: ## one static binary in bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/muster ./cmd/muster
@@ -23,6 +23,9 @@ race: ## the same under the race detector, fewer seeds
 
 sim: ## replay one simulation: make sim SEED=42
 	$(GO) test ./core/simtest -run TestSeed -v -count=1 -args -seed=$(SEED)
+
+sim-crash: ## a power cut at every I/O of a small workload, in every way
+	$(GO) test ./core/simtest -run TestEveryCrashPoint -v -count=1 -args -every
 
 sim-soak: ## fresh seeds on all cores: make sim-soak TIME=8h
 	$(GO) test ./core/simtest -run TestSoak -v -count=1 -timeout 0 -args -soak=$(TIME)

@@ -385,7 +385,11 @@ func (m *member) sendSnapshot(announce *raftpb.Message) {
 		return
 	}
 	m.w.stats.Faults["checkpoint sent"]++
-	m.w.after(m.w.between(5*time.Millisecond, 800*time.Millisecond), func() {
+	takes := m.w.between(5*time.Millisecond, 800*time.Millisecond)
+	if m.w.transfer != 0 {
+		takes = m.w.transfer
+	}
+	m.w.after(takes, func() {
 		r, from := m.w.members[to], m.id
 		if l := m.w.net.links[m.slot][to]; l.cut || m.w.chance(l.drop) || !r.up() || r.w.now < r.pause || m.life != life || !m.up() {
 			report(false)
@@ -404,7 +408,7 @@ func (m *member) sendSnapshot(announce *raftpb.Message) {
 // install takes a checkpoint from a peer and reports whether it is in place.
 func (m *member) install(from uint64, announce *raftpb.Message, body []byte) bool {
 	m.w.note('i', m.slot, body)
-	if m.w.chance(0.1) {
+	if !m.w.noBreaks && m.w.chance(0.1) {
 		body = body[:m.w.rng.IntN(len(body))] // the connection broke
 	}
 	err := m.n.Install(context.Background(), announce, bytes.NewReader(body))

@@ -11,8 +11,9 @@ import (
 )
 
 var (
-	seedFlag = flag.Uint64("seed", 0, "replay one seed (make sim SEED=n)")
-	soakFlag = flag.Duration("soak", 0, "run fresh seeds for so long (make sim-soak TIME=8h)")
+	seedFlag  = flag.Uint64("seed", 0, "replay one seed (make sim SEED=n)")
+	everyFlag = flag.Bool("every", false, "crash at every single I/O (make sim-crash)")
+	soakFlag  = flag.Duration("soak", 0, "run fresh seeds for so long (make sim-soak TIME=8h)")
 )
 
 // fixedSeeds is what `make test` plays. A seed that once failed joins regressions.

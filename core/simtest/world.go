@@ -114,17 +114,24 @@ type World struct {
 	calm    bool // faults are over
 
 	mode      *crashMode    // a plan's: how every crash is
+	onMember  func(*member) // before it is started for the first time
+	transfer  time.Duration // how long it takes to send a checkpoint, if not random
+	noBreaks  bool          // no such transfer breaks off
 	onInstall func(*member) // a plan's: a checkpoint is on disk, raft has not heard of it
 }
 
 // Run plays one seed. The error names the first violated promise.
 func Run(t *testing.T, opts Options) (Stats, error) {
 	t.Helper()
-	cryptotest.SetGlobalRandom(t, opts.Seed)
-	w := &World{opts: opts, rng: rand.New(rand.NewPCG(opts.Seed, 0x6d7573746572)), trace: fnv.New64a()}
+	w := newWorld(t, opts)
 	w.guard(w.init)
 	w.guard(w.play)
 	return w.finished()
+}
+
+func newWorld(t *testing.T, opts Options) *World {
+	cryptotest.SetGlobalRandom(t, opts.Seed)
+	return &World{opts: opts, rng: rand.New(rand.NewPCG(opts.Seed, 0x6d7573746572)), trace: fnv.New64a()}
 }
 
 // finished ends a run and judges it.
@@ -182,6 +189,9 @@ func (w *World) init() {
 		w.members = append(w.members, newMember(w, i))
 	}
 	for _, m := range w.members {
+		if w.onMember != nil {
+			w.onMember(m)
+		}
 		m.start()
 	}
 	for i := range w.opts.Clients {

@@ -1,0 +1,264 @@
+package simtest
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"github.com/musterhq/muster/core/machine"
+	"github.com/musterhq/muster/core/node"
+	"github.com/musterhq/muster/core/vfs"
+)
+
+// small is a cluster whose segments, window and budgets are so small that every
+// path through the disk is taken within a second or two.
+func small() *shape {
+	return &shape{segmentBytes: 4 << 10, keepBytes: 1, checkpoints: 0.001, drift: 0, streamBudget: 4 << 10, leaseTTL: 2}
+}
+
+// workload cuts segments, takes checkpoints, releases log, has a follower miss
+// so much that it is sent a checkpoint, and restarts a member.
+func workload(restart int) func(*World) {
+	return func(w *World) {
+		at := func(t time.Duration, f func()) { w.after(t, f) }
+		checkpoint := func() {
+			for _, m := range w.members {
+				if m.up() {
+					m.save(m.n.View())
+				}
+			}
+		}
+		at(5*time.Millisecond, func() { w.members[0].step(func(s *node.Stepper) { s.Campaign() }) })
+		at(200*time.Millisecond, func() { w.cutOff(len(w.members) - 1) })
+		at(300*time.Millisecond, checkpoint)
+		at(500*time.Millisecond, checkpoint)
+		at(600*time.Millisecond, w.net.repair)
+		at(900*time.Millisecond, func() {
+			if m := w.members[restart]; m.up() {
+				m.crash(killed)
+				m.startIn(20 * time.Millisecond)
+			}
+		})
+		at(1000*time.Millisecond, checkpoint)
+	}
+}
+
+// cutOff isolates a member.
+func (w *World) cutOff(slot int) {
+	for i := range w.members {
+		w.net.links[i][slot].cut = i != slot
+		w.net.links[slot][i].cut = i != slot
+	}
+}
+
+// TestEveryCrashPoint plays the workload once for every I/O of one member that a
+// crash could fall on, recovery included, and for every way in which a crash
+// treats what was not synced.
+func TestEveryCrashPoint(t *testing.T) {
+	if *seedFlag != 0 || *soakFlag != 0 {
+		return
+	}
+	modes := []crashMode{crashMode(vfs.CrashDrop), crashMode(vfs.CrashRandom), crashMode(vfs.CrashTorn)}
+	for _, c := range []struct {
+		name          string
+		members, slot int
+	}{{"alone", 1, 0}, {"leader", 3, 0}, {"follower sent a checkpoint", 3, 2}} {
+		t.Run(c.name, func(t *testing.T) {
+			opts := Options{
+				Seed: 11, Members: c.members, Clients: 3, Watchers: 2, Duration: 1300 * time.Millisecond,
+				script: workload(c.slot), think: 30 * time.Millisecond, shape: small(),
+			}
+			w, err := crashAt(t, opts, c.slot, 0, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			total := w.members[c.slot].disk.changes
+			if w.stats.Faults["checkpoint installed"] == 0 && c.members > 1 {
+				t.Error("the workload sends no checkpoint")
+			}
+			stride := 2 // make sim-crash plays them all
+			if testing.Short() {
+				stride = 17
+			}
+			if *everyFlag {
+				stride = 1
+			}
+			runs := 0
+			for k := 1; k <= total; k++ {
+				for i, mode := range modes {
+					if (k+i)%stride != 0 {
+						continue
+					}
+					runs++
+					if _, err := crashAt(t, opts, c.slot, k, mode); err != nil {
+						t.Fatalf("a crash (%v) at I/O %d of %d: %v", mode, k, total, err)
+					}
+				}
+			}
+			t.Logf("%d runs over %d crash points", runs, total)
+		})
+	}
+}
+
+// crashAt plays a plan with a power cut before the member's k-th change to its disk.
+func crashAt(t *testing.T, opts Options, slot, k int, mode crashMode) (*World, error) {
+	t.Helper()
+	w := prepare(t, opts)
+	script := opts.script
+	w.mode = &mode
+	w.opts.script = func(w *World) { script(w) }
+	w.onMember = func(m *member) {
+		if m.slot == slot {
+			m.disk.cutAt = k
+		}
+	}
+	return w, w.run()
+}
+
+func TestACrashBetweenInstallingACheckpointAndResettingTheLogIsSurvived(t *testing.T) {
+	for mode := killed; mode <= crashMode(vfs.CrashTorn); mode++ {
+		t.Run(mode.String(), func(t *testing.T) {
+			w := prepare(t, Options{
+				Seed: 3, Members: 3, Clients: 3, Duration: 1500 * time.Millisecond,
+				script: workload(1), think: 30 * time.Millisecond, shape: small(),
+			})
+			crashes := 0
+			w.onInstall = func(m *member) {
+				if crashes++; crashes <= 2 {
+					m.crash(mode)
+					m.startIn(10 * time.Millisecond)
+				}
+			}
+			if err := w.run(); err != nil {
+				t.Fatal(err)
+			}
+			if crashes == 0 {
+				t.Fatal("no checkpoint was installed")
+			}
+		})
+	}
+}
+
+// A checkpoint takes longer to send than the window takes to move on: the log
+// after it is held, so one checkpoint is enough.
+func TestOneCheckpointIsEnoughForAFollowerBeyondTheWindow(t *testing.T) {
+	shape := small()
+	shape.keepBytes = 4 << 10 // some round trips' worth
+	w := prepare(t, Options{
+		Seed: 5, Members: 3, Clients: 4, Duration: 5 * time.Second, think: 10 * time.Millisecond, shape: shape,
+		script: func(w *World) {
+			w.after(5*time.Millisecond, func() { w.members[0].step(func(s *node.Stepper) { s.Campaign() }) })
+			w.after(200*time.Millisecond, func() { w.cutOff(2) })
+			w.after(2*time.Second, w.net.repair)
+		},
+	})
+	w.transfer = 1500 * time.Millisecond
+	w.noBreaks = true
+	if err := w.run(); err != nil {
+		t.Fatal(err)
+	}
+	if n := w.stats.Faults["checkpoint sent"]; n != 1 {
+		t.Fatalf("%d checkpoints were sent, want 1", n)
+	}
+}
+
+// The leader is cut off when it has proposed an expiry that cannot commit, and
+// a renewal of that lease waits for its outcome.
+func TestALeaderThatLosesLeadershipWithExpiriesProposedKeepsNobodyWaiting(t *testing.T) {
+	const id = 77
+	answered, granted := 0, false
+	w := prepare(t, Options{
+		Seed: 9, Members: 3, Clients: 2, Duration: 9 * time.Second, shape: small(),
+		script: func(w *World) {
+			l := w.members[0]
+			w.after(5*time.Millisecond, func() { l.step(func(s *node.Stepper) { s.Campaign() }) })
+			w.after(500*time.Millisecond, func() {
+				ticket := l.drawID()
+				called := w.now
+				l.waiting[ticket] = func(o outcome) {
+					granted = o.err == nil
+					w.leases.promised(w, id, 2*time.Second, called)
+				}
+				l.propose(ticket, machine.LeaseGrant, &pb.LeaseGrantRequest{ID: id, TTL: 2})
+			})
+			w.after(2450*time.Millisecond, func() { w.cutOff(0) })
+			for i := range 5 {
+				w.after(2500*time.Millisecond+time.Duration(i)*100*time.Millisecond, func() {
+					ticket, called := l.drawID(), w.now
+					l.waiting[ticket] = func(o outcome) {
+						answered++
+						if o.err == nil {
+							w.leases.promised(w, id, 2*time.Second, called)
+						}
+					}
+					l.step(func(s *node.Stepper) { s.Renew(ticket, id) })
+				})
+			}
+			w.after(6*time.Second, w.net.repair)
+		},
+	})
+	if err := w.run(); err != nil {
+		t.Fatal(err)
+	}
+	if !granted || answered != 5 {
+		t.Fatalf("granted: %v; %d of 5 renewals were answered", granted, answered)
+	}
+	if w.leases.of(id).gone == 0 {
+		t.Fatal("the lease lives on")
+	}
+}
+
+// A full disk fails checkpoints, which the member survives, and log writes,
+// which it does not; with room again it comes back with all it acknowledged.
+func TestAFullDiskFailsCheckpointsAndStopsTheMemberOnlyWhenTheLogCannotGrow(t *testing.T) {
+	for _, members := range []int{1, 3} {
+		t.Run(fmt.Sprint(members), func(t *testing.T) {
+			stopped := false
+			w := prepare(t, Options{
+				Seed: 4, Members: members, Clients: 3, Duration: 4 * time.Second, think: 20 * time.Millisecond, shape: small(),
+				script: func(w *World) {
+					m := w.members[0]
+					w.after(5*time.Millisecond, func() { m.step(func(s *node.Stepper) { s.Campaign() }) })
+					w.after(500*time.Millisecond, func() {
+						m.fill(1000)
+						life := m.life
+						m.save(m.n.View())
+						if m.life != life || w.stats.Faults["checkpoint failed"] != 1 {
+							w.fail("a checkpoint without room: %v, member stopped: %v", w.stats.Faults, m.life != life)
+						}
+						m.mem.SetCapacity(0)
+					})
+					w.after(700*time.Millisecond, func() { m.fill(10) })
+					w.after(2500*time.Millisecond, func() {
+						stopped = !m.up()
+						m.release()
+					})
+				},
+			})
+			if err := w.run(); err != nil {
+				t.Fatal(err)
+			}
+			if !stopped {
+				t.Fatal("the member went on although its log could not grow")
+			}
+		})
+	}
+}
+
+// prepare makes a world for a test that has a plan.
+func prepare(t *testing.T, opts Options) *World {
+	t.Helper()
+	w := newWorld(t, opts)
+	w.rng = rand.New(rand.NewPCG(opts.Seed, 1))
+	return w
+}
+
+func (w *World) run() error {
+	w.guard(w.init)
+	w.guard(w.play)
+	_, err := w.finished()
+	return err
+}

@@ -66,6 +66,10 @@ type recovered struct {
 // Invariant: on return the log starts at or before the checkpoint and reaches
 // at least as far, whatever moment a crash chose.
 func recoverState(ctx context.Context, cfg *Config) (_ *recovered, err error) {
+	// Before anything is written: the directory may be a running etcd's.
+	if info, err := cfg.FS.Stat(filepath.Join(cfg.Dir, "member")); err == nil && info.IsDir {
+		return nil, fmt.Errorf("%s: %w", cfg.Dir, ErrEtcdDir)
+	}
 	if err := vfs.EnsureDir(cfg.FS, cfg.Dir); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
@@ -85,9 +89,6 @@ func recoverState(ctx context.Context, cfg *Config) (_ *recovered, err error) {
 			err = errors.Join(err, r.unlock.Close())
 		}
 	}()
-	if info, err := cfg.FS.Stat(filepath.Join(cfg.Dir, "member")); err == nil && info.IsDir {
-		return nil, fmt.Errorf("%s: %w", cfg.Dir, ErrEtcdDir)
-	}
 	if r.firstID, err = countStart(cfg.FS, cfg.Dir); err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"syscall"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -212,11 +213,14 @@ func (l *Log) usable() error {
 	return nil
 }
 
-// fail makes err final.
+// fail makes err final. The owner reports it.
 func (l *Log) fail(err error) error {
 	if l.err == nil {
-		l.err = fmt.Errorf("wal: %w: %w (restart this member; its log will be checked on open)", ErrFailed, err)
-		l.cfg.Logger.Error("the log has failed; this member must stop", "dir", l.cfg.Dir, "err", err)
+		remedy := "restart this member; its log will be checked on open"
+		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+			remedy = "make room on that disk, then start this member again: what it acknowledged is there"
+		}
+		l.err = fmt.Errorf("wal: %w: %w (%s)", ErrFailed, err, remedy)
 	}
 	return l.err
 }

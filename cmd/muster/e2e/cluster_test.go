@@ -234,6 +234,10 @@ func connect(t *testing.T, endpoints ...string) *clientv3.Client {
 	return cl
 }
 
+func withDialer(dial func(context.Context, string) (net.Conn, error)) []grpc.DialOption {
+	return []grpc.DialOption{grpc.WithContextDialer(dial)}
+}
+
 // eventually looks again and again until it is so. For what can't be waited
 // for: another process's state.
 func eventually(t *testing.T, what string, is func() bool) {

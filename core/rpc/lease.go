@@ -65,6 +65,8 @@ func (l *leaseServer) LeaseRevoke(ctx context.Context, r *pb.LeaseRevokeRequest)
 }
 
 // LeaseTimeToLive answers an unknown lease with TTL -1 and no error, as etcd.
+// The keys come from this member's view, which has to hold what was
+// acknowledged by others first.
 func (l *leaseServer) LeaseTimeToLive(ctx context.Context, r *pb.LeaseTimeToLiveRequest) (*pb.LeaseTimeToLiveResponse, error) {
 	left, granted, err := l.node.LeaseRemaining(ctx, r.ID)
 	resp := &pb.LeaseTimeToLiveResponse{ID: r.ID, TTL: left, GrantedTTL: granted}
@@ -74,6 +76,9 @@ func (l *leaseServer) LeaseTimeToLive(ctx context.Context, r *pb.LeaseTimeToLive
 	case err != nil:
 		return nil, toStatus(err)
 	case r.Keys:
+		if err := l.node.ReadBarrier(ctx); err != nil {
+			return nil, toStatus(err)
+		}
 		resp.Keys = l.node.View().Leases.Keys(r.ID)
 	}
 	resp.Header = l.header()

@@ -141,8 +141,8 @@ func TestLeases(t *testing.T) {
 	}
 
 	ttl, err := l.LeaseTimeToLive(ctx, &pb.LeaseTimeToLiveRequest{ID: 77, Keys: true})
-	if err != nil || ttl.TTL != 1 || ttl.GrantedTTL != 2 || len(ttl.Keys) != 1 || string(ttl.Keys[0]) != "k" {
-		t.Errorf("time to live: %v, %v", ttl, err)
+	if err != nil || ttl.TTL != 1 || ttl.GrantedTTL != 2 || len(ttl.Keys) != 1 || string(ttl.Keys[0]) != "k" || n.barriers.Load() != 1 {
+		t.Errorf("time to live: %v, %v, %d barriers", ttl, err, n.barriers.Load())
 	}
 	ttl, err = l.LeaseTimeToLive(ctx, &pb.LeaseTimeToLiveRequest{ID: 5})
 	if err != nil || ttl.TTL != -1 || ttl.ID != 5 {

@@ -140,9 +140,9 @@ func (e etcdctl) testLease(t *testing.T) {
 	if got := e.run(t, "", "lease", "timetolive", "--keys", id[1]); !regexp.MustCompile(`granted with TTL\(2s\), remaining\([012]s\), attached keys\(\[lease/a\]\)`).MatchString(got) {
 		t.Errorf("lease timetolive: %q", got)
 	}
-	if got := e.run(t, "", "lease", "list"); !strings.Contains(got, id[1]) {
-		t.Errorf("lease list: %q", got)
-	}
+	eventually(t, "the lease is listed by the member that is asked", func() bool {
+		return strings.Contains(e.run(t, "", "lease", "list"), id[1])
+	})
 	alive.kill()
 	eventually(t, "the lease has expired", func() bool { return e.run(t, "", "get", "lease/a") == "" })
 	e.want(t, "lease "+id[1]+" already expired\n", "lease", "timetolive", id[1])

@@ -14,7 +14,7 @@ import (
 	"go.etcd.io/etcd/client/v3/concurrency"
 )
 
-func testLease(t *testing.T, _ *Cluster, cl *clientv3.Client, p string) {
+func testLease(t *testing.T, c *Cluster, cl *clientv3.Client, p string) {
 	ctx := within(t, patience)
 	a := must[*clientv3.LeaseGrantResponse](t)(cl.Grant(ctx, 60))
 	b := must[*clientv3.LeaseGrantResponse](t)(cl.Grant(ctx, 60))
@@ -31,6 +31,7 @@ func testLease(t *testing.T, _ *Cluster, cl *clientv3.Client, p string) {
 	if ttl.GrantedTTL != 60 || ttl.TTL < 50 || ttl.TTL > 60 || len(ttl.Keys) != 2 || string(ttl.Keys[0]) != p+"1" || string(ttl.Keys[1]) != p+"2" {
 		t.Errorf("time to live: %v", ttl)
 	}
+	c.CatchUp(t) // the list is each member's own
 	all := must[*clientv3.LeaseLeasesResponse](t)(cl.Leases(ctx))
 	for _, id := range []clientv3.LeaseID{a.ID, b.ID} {
 		if !slices.ContainsFunc(all.Leases, func(l clientv3.LeaseStatus) bool { return l.ID == id }) {

@@ -17,7 +17,7 @@
 //	/muster/v1/health/<ns>/<svc>/<id>   Health     the same lease, written on transitions only
 //
 // Health stands apart from the instance so that flapping rewrites sixty bytes and not the whole record. Values are JSON
-// that protojson of the same proto3 messages (reference: discovery.md, Appendix A) would accept: field names in their
+// that protojson would accept for the proto3 messages that these types stand for: field names in their
 // original form (warn_weight; the lowerCamel form is read too), zero values left out, 64-bit numbers read as numbers or
 // strings and written as numbers, null meaning absent, enums by name. The first byte tells the form: '{' is JSON, 0x00
 // is reserved for the binary form, which this release refuses by name.

@@ -17,7 +17,7 @@ const (
 // written by hand with only an endpoint serves.
 type State uint8
 
-// The states, in the order of the proto enum (discovery.md, Appendix A).
+// The states, in the order of the proto enum that the binary form will have.
 const (
 	StateUnset State = iota
 	StateStarting

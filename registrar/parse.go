@@ -18,7 +18,7 @@ import (
 // maxConfig bounds the file: a thousand services with checks have room in it.
 const maxConfig = 4 << 20
 
-// planned returns the fields of the fuller reference (discovery.md, Appendix D) that this release refuses by name in the
+// planned returns the fields of the fuller reference that this release refuses by name in the
 // mapping at path, and whether mappings are looked into there at all. Fields that nobody has heard of are refused by the
 // decoder.
 func planned(path string) (fields []string, known bool) {

@@ -1,5 +1,5 @@
 // Package interval answers "which of these key ranges touch that key (or that range)?" without looking at the
-// others. The watch hub asks it for every event, a transaction check for every put, auth for every request.
+// others. The watch hub asks it for every event, the check of a transaction for every put in it.
 //
 // # Types
 //

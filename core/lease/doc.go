@@ -8,6 +8,13 @@
 // carries the leader's term and is applied only in that term, so a leader that
 // was replaced without noticing cannot expire what its successor renewed.
 //
+// # Main types
+//
+//   - Table: Grant, Revoke, Checkpoint (of a remaining time), Attach and Detach
+//     of keys; TableView is a frozen one.
+//   - Lessor: Promote and Demote as leadership comes and goes, Renew, Expired,
+//     Checkpoints; what was applied comes back as Granted, Revoked, Checkpointed.
+//
 // # Promises
 //
 //   - A lease never expires before its TTL has passed since the last renewal
@@ -27,4 +34,10 @@
 //
 // Attach and Detach are O(log n) in the number of all attachments, however many
 // keys one lease has. Renew is O(1): deadlines are moved lazily in the heap.
+//
+// # Refused
+//
+// Grant: id 0 (it stands for no lease), an id in use, a TTL above MaxTTL. Renew:
+// an unknown lease (ErrNotFound), a lessor that doesn't lead (ErrNotLeading), and
+// the two that wait: ErrExpiring, ErrCheckpointed.
 package lease

@@ -13,8 +13,9 @@
 //   - Machine: the state and its owner's interface.
 //   - View: the state at the end of one entry. Buckets gives it as a checkpoint in
 //     etcd's own layout, Restore and Refound read one, etcd's included.
-//   - Settings: the limits that affect results. They are replicated: a flag on one
-//     member can't make it refuse what the others accept.
+//   - Settings: the limits that affect results, the quota among them (quota.go
+//     enforces it). They are replicated: a flag on one member can't make it refuse
+//     what the others accept. Flags give those a cluster is founded with.
 //   - CheckPut, CheckRange, CheckDelete, CheckTxn: the checks that need no state,
 //     for core/rpc to make before it proposes.
 //

@@ -21,7 +21,10 @@
 //   - Members are sorted by id, ids are unique and never 0.
 //   - An id that was removed never comes back.
 //   - No two members share a peer URL.
-//   - There are at most MaxLearners learners.
+//   - No change leaves more learners than SetMaxLearners allows
+//     (DefaultMaxLearners unless told otherwise), nor takes the last voter.
+//
+// # Refused
 //
 // Check states the same refusals as etcd, in the same order. Health ("enough
 // members are started") is not known to the replicated state; ReadyToAdd,

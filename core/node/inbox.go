@@ -72,8 +72,8 @@ func (b *inbox) signal() {
 
 var waiterPool = sync.Pool{New: func() any { return &waiter{ch: make(chan struct{}, 1)} }}
 
-// propose queues a command and registers its waiter. overloaded refuses when
-// the state machine lags too far behind; it is asked under the lock.
+// propose queues a command and registers its waiter, unless too many wait
+// already. A revocation is let in longer: it gives space back.
 func (b *inbox) propose(c *machine.Command, w *waiter) (uint64, error) {
 	b.mu.Lock()
 	if b.closed != nil {

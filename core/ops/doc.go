@@ -9,7 +9,9 @@
 //     them on a mux.
 //   - [Instruments] are the histograms and counters that the parts of a member
 //     feed as things happen. What can be read off the member when a scrape
-//     asks is read then, all in one go ([Stats]).
+//     asks is read then, all in one go ([Stats]). In this release the log's
+//     syncs, checkpoints and the clients' bytes are fed; those of log writes
+//     and of peers are there and stay at zero.
 //
 // # Concurrency
 //
@@ -22,4 +24,9 @@
 //   - Every metric name of etcd's is present from the first scrape on. Those
 //     with nothing behind them here (bbolt's innards, the v2 store, the
 //     gRPC proxy) stay at zero: see inert.go.
+//
+// # Refused
+//
+// Every method but GET, but for profiles. Those are only there when asked for
+// ([Ops.RegisterProfiles]).
 package ops

@@ -27,4 +27,11 @@
 // Invariant: the window takes entries over only when their write is durable
 // (in Appended, before raft hears of it), so it never claims more than the
 // disk would give back after a crash.
+//
+// # Refused
+//
+// New refuses a log that begins after the state it is given or ends before it.
+// Step drops messages for another member and raft's local ones. Propose fails
+// when this member doesn't lead, hands leadership over or holds too many
+// uncommitted bytes; then nothing was appended.
 package replica

@@ -152,7 +152,7 @@ func NewServer(cfg Config) (*Server, error) {
 }
 
 // The transport's tuning, each measured on its own and all together (−37 % to
-// −41 % CPU a call against grpc-go's defaults, see reference/performance.md).
+// −41 % CPU a call against grpc-go's defaults, measured when they were chosen).
 const (
 	// streamWorkers keep their grown stacks from call to call. Long streams
 	// occupy workers; beyond them grpc starts a goroutine a call.

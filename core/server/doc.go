@@ -13,11 +13,20 @@
 //   - [InProcess] reaches the services without a network, in the name of a
 //     part of the program, for what is mounted by Config.Background.
 //
+// # A new setting
+//
+// It is a field of [Config] with its default in [Default] (config.go) and a line
+// in [Config.AddFlags] (flags.go), from which the environment variable and the
+// file's field follow. What can't work is found in Config.Validate (validate.go).
+// nodeConfig (node.go) passes it to the member, Server.rpcConfig (server.go) to
+// the services. A flag of etcd's that changes nothing here stands in acceptedOnly.
+//
 // # Concurrency
 //
 // All goroutines are started in Open (one accept loop a listener, one short one
-// a new connection, one a server, one a background task) and awaited in Close,
-// which may be called from anywhere and again. Nothing is locked across I/O.
+// a new connection, one a server, one a background task, one that compacts if
+// asked to, two that watch the member) and awaited in Close, which may be called
+// from anywhere and again. Nothing is locked across I/O.
 //
 // # Invariants
 //

@@ -14,6 +14,8 @@
 //
 //   - Linearizability of every key's history (porcupine; Horn and Kroening's
 //     per-key partition), operations with unknown outcome included.
+//   - The committed log is played on core/spec: every reply a member builds is
+//     the specification's, and every read is of the committed history.
 //   - Every member applies the same events at each revision and has the same
 //     running hash at each index.
 //   - Watchers: every revision's events once, in order, whole, none missing, across
@@ -28,4 +30,9 @@
 // raft's own (crypto/rand) is seeded through testing/cryptotest, and nothing
 // depends on map order or real time. A failing seed prints the command that
 // replays it. One simulation per process at a time.
+//
+// # Left out
+//
+// The goroutines of node.Node, the transport's connections, gRPC: they have
+// tests of their own, and cmd/muster/e2e.
 package simtest

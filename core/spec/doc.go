@@ -3,9 +3,12 @@
 // see it is right. It has no cleverness and no speed: maps, slices, and a replay
 // of the whole history for a read of the past.
 //
-// It serves three ways: as the sequential model against which recorded histories
-// are checked for linearizability (Apply, Clone, Equal), as the twin of the real
-// machine in randomised tests, and as the store behind the SDK's in-memory fake.
+// It serves two ways: core/simtest plays the committed log on it and holds every
+// reply to its answer, and core/machine's randomised tests run it as the twin of
+// the real machine. Apply, Clone, Equal and Hash also make it a sequential model
+// for porcupine; this package's tests show how.
+//
+// The main type is State; New gives the empty one.
 //
 // Requests, responses and errors are etcd's own (etcdserverpb, rpctypes).
 // Response headers carry the revision only, as nested ones do on the wire.

@@ -1,5 +1,14 @@
 // Package transport carries bytes between the members of a cluster.
 //
+// # Main types
+//
+//   - [Transport] is a member's end of all connections; [Open] starts it, SetPeers
+//     says whom to talk to, Send and SendSnapshot talk.
+//   - [Handler] is who hears: core/node, as peerHandler.
+//   - [Ask] and [DialURL] are for who has no Transport yet.
+//
+// # Connections
+//
 // Each member dials every other one's advertised peer URL and keeps one
 // one-way stream open to it; what comes back travels on the other member's own
 // stream. A checkpoint goes over a connection of its own, so that it does not
@@ -33,6 +42,10 @@
 // stream's frames in order. Open starts the goroutines, Close stops and awaits
 // all of them.
 //
-// It refuses https peer URLs (TLS between peers comes with core/pki) and
-// frames over 64 MiB.
+// Invariant: a frame is handed over whole and unaltered or not at all, and after
+// those sent before it on the same stream. Any may be lost.
+//
+// Refused: peer URLs other than http and unix (TLS between peers comes with
+// core/pki), frames over 64 MiB, more than 1024 accepted connections, hellos of
+// another cluster, for another member, or from one that was removed.
 package transport

@@ -23,4 +23,9 @@
 //
 // An FS may be used from any number of goroutines. A File belongs to one
 // goroutine, except for ReadAt, which may be called concurrently.
+//
+// # Refused
+//
+// A second Lock of the same name: ErrLocked, at once. EnsureDir refuses a file
+// that stands where the directory should.
 package vfs

@@ -1,6 +1,13 @@
 // Package wal is the raft log on disk: the only place where a write must be
 // durable before anybody is answered.
 //
+// # Main types
+//
+//   - Log: Create or Open makes one, Append and Sync write it, Reset starts it
+//     over after a checkpoint, ReleaseBefore lets old segments go.
+//   - Recovered: what Open found; its Metadata says whose log it is, Start and
+//     Entries what it holds.
+//
 // A Log lives alone in a directory, as segment files named
 //
 //	<sequence>-<index before its first entry>.wal     (both 16 hex digits, so that ls sorts)
@@ -27,7 +34,7 @@
 // segment is never the work of a crash: ErrCorrupt. In the last one, let X be
 // the first offset that holds no valid batch. If any batch behind X carries a
 // watermark above X, the batch at X had been durable: ErrCorrupt, naming file,
-// offset and remedy. Otherwise everything from X on was never acknowledged and
+// offset and remedy (judgeTail in open.go). Otherwise everything from X on was never acknowledged and
 // is cut (a torn tail; pages of an unsynced batch may reach a disk in any order,
 // so valid batches behind a hole are cut too).
 //
@@ -50,4 +57,8 @@
 // Invariant: entries are contiguous; the hard state is the last one appended.
 // Invariant: all segments but the last are durable as far as their successor's
 // header says.
+//
+// Refused: entries that would leave a gap or reach below the log's start
+// (ErrOutOfOrder), logs of another format version (ErrVersion), Create where
+// there is a log (ErrExist), Open where there is none (ErrNotExist).
 package wal

@@ -13,7 +13,8 @@
 //     seen the hub's revision, at which point it joins the index.
 //
 // A watcher begins behind when it asks for a past revision, and falls behind
-// when its stream has used up its byte budget or the hub was Reset.
+// when its stream has used up its byte budget (Config.StreamBudget, hub.go) or
+// the hub was Reset. How it catches up is in catchup.go.
 //
 // An event is encoded once, as the very bytes a WatchResponse carries, and that
 // Encoded is shared by every queue it is put in (a second form carries prev_kv,

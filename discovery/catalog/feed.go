@@ -110,7 +110,7 @@ func (f *feed) follow(ctx context.Context) error {
 		old := f.c.snap.Load()
 		b := newBuilder(old)
 		rev, events := old.rev, 0
-		// Everything that has arrived is published together: a burst costs one copy of eaev sdk.Eventd service.
+		// Everything that has arrived is published together: a burst costs one copy of each touched service.
 		for n := 1; ok && it.err == nil; n++ {
 			if it.batch.Progress {
 				rev = max(rev, it.batch.Header.Revision)

@@ -27,4 +27,8 @@
 // # Concurrency
 //
 // All types may be used by any number of goroutines. Each Campaign is a candidate of its own, also on one session.
+//
+// # Refused
+//
+// A lost session is never replaced: Campaign returns sdk.ErrSessionLost, never a leadership.
 package election

@@ -19,8 +19,9 @@
 //
 // A lock in a store of leases is a promise about the store only: a holder that is stopped for longer than its TTL wakes
 // up believing that it holds. [Lock.Context] ends before the lease can, but nothing can stop a write already on its
-// way. Whatever must never see two holders has to compare tokens: [Lock.Token] rises with each holder, and a
-// transaction with [Lock.Guard] does nothing once the lock has passed on.
+// way. Whatever must never see two holders has to compare tokens: [Lock.Token], the create revision of the holder's key
+// behind an epoch (see [WithEpoch]), rises with each holder, and a transaction with [Lock.Guard] does nothing once the
+// lock has passed on.
 //
 // # Concurrency
 //

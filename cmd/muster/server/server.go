@@ -1,5 +1,3 @@
-// Package server is `muster server`: flags and wiring around core/server. What
-// is mounted beside the core (DNS, lock and election services) is chosen here.
 package server
 
 import (
@@ -97,12 +95,35 @@ func tuneRuntime() {
 	}
 }
 
-// run serves until a signal or until the member can't go on.
+// run serves until a signal or until the member can't go on. A process that
+// ended on a signal has died of it to whoever started it, as etcd has (143 and
+// 130 in a shell, success to systemd).
 func run(ctx context.Context, cfg server.Config) error {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
-	defer signal.Stop(signals)
+	sig, err := serve(ctx, cfg, signals)
+	signal.Stop(signals)
+	if err == nil && sig != nil {
+		dieOf(sig)
+	}
+	return err
+}
 
+// dieOf lets the signal do what it does to a program that doesn't catch it. A
+// container's first process is immune to its own signals: it just ends.
+func dieOf(sig os.Signal) {
+	if os.Getpid() == 1 {
+		return
+	}
+	signal.Reset(sig)
+	self, err := os.FindProcess(os.Getpid())
+	if err == nil && self.Signal(sig) == nil {
+		time.Sleep(time.Second) // it arrives before this is over
+	}
+}
+
+// serve returns the signal that ended it, if one did.
+func serve(ctx context.Context, cfg server.Config, signals chan os.Signal) (sig os.Signal, failure error) {
 	// A signal while recovering ends that, too.
 	opening, opened := context.WithCancel(ctx)
 	type result struct {
@@ -120,7 +141,7 @@ func run(ctx context.Context, cfg server.Config) error {
 		// Recovery leaves as much garbage as there is data: give it back now
 		// rather than over the next minutes.
 		go debug.FreeOSMemory()
-	case sig := <-signals:
+	case sig = <-signals:
 		cfg.Logger.Info("received signal; giving up starting", "signal", sig.String())
 		opened()
 		select {
@@ -128,21 +149,20 @@ func run(ctx context.Context, cfg server.Config) error {
 		case <-signals:
 			os.Exit(1)
 		case <-time.After(closeTime):
-			return nil
+			return sig, nil
 		}
 		if r.s == nil {
-			return nil
+			return sig, nil
 		}
 		signals <- sig
 	}
 	defer opened()
 	if r.err != nil {
-		return r.err
+		return nil, r.err
 	}
 
-	var failure error
 	select {
-	case sig := <-signals:
+	case sig = <-signals:
 		cfg.Logger.Info("received signal; shutting down", "signal", sig.String())
 	case <-r.s.Failed():
 		failure = r.s.Err()
@@ -156,5 +176,5 @@ func run(ctx context.Context, cfg server.Config) error {
 	if err := r.s.Close(closing); err != nil && failure == nil && !errors.Is(err, context.DeadlineExceeded) {
 		failure = err
 	}
-	return failure
+	return sig, failure
 }

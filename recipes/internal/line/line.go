@@ -1,14 +1,3 @@
-// Package line is the queue that locks and elections stand in: keys under one prefix, bound to leases, served in the
-// order of their create revisions, as etcd's own lock and election clients do, which may stand in the same line.
-//
-// A [Place] is one key in it. Its key is new for every acquisition, so two goroutines on one session have two places,
-// and its creation can be repeated after an error that leaves the outcome open. Nobody is at the front until a quorum
-// has confirmed that the own key still stands.
-//
-// What can't be undone: if the creation's outcome stays unknown and the caller gives up, the key may appear after it was
-// cleaned up, and then stands until the session ends.
-//
-// A Place is used by one goroutine at a time; Guard and Verify by any number.
 package line
 
 import (

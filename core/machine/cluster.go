@@ -253,7 +253,7 @@ func parseConfChange(cc *raftpb.ConfChangeV2) (Encoded, membership.Change, error
 }
 
 // CheckConfChange says whether ApplyConfChange will carry the change out. If
-// not, raft must be told an empty change in its place.
+// not, raft must not be told of it.
 func (m *Machine) CheckConfChange(cc *raftpb.ConfChangeV2) error {
 	_, change, err := parseConfChange(cc)
 	if err != nil || change.Op == "" {
@@ -263,8 +263,7 @@ func (m *Machine) CheckConfChange(cc *raftpb.ConfChangeV2) error {
 }
 
 // ApplyConfChange executes a configuration change; confState is what raft made
-// of it, or of the empty change in its place if CheckConfChange refused it. An
-// EndEntry follows.
+// of it, or the one before if CheckConfChange refused it. An EndEntry follows.
 func (m *Machine) ApplyConfChange(index, term uint64, cc *raftpb.ConfChangeV2, confState *raftpb.ConfState) Result {
 	m.within = true
 	if confState != nil {

@@ -60,13 +60,12 @@ func (a *Applier) Run(t *replica.ApplyTask) (ApplyDone, []machine.Result, error)
 			if err != nil {
 				return done, nil, fmt.Errorf("entry %d: %w", index, err)
 			}
-			took := cc
-			if a.Machine.CheckConfChange(cc) != nil {
-				took = &raftpb.ConfChangeV2{} // raft, too, must see that it came to nothing
+			conf := a.conf
+			if a.Machine.CheckConfChange(cc) == nil {
+				conf = a.nextConf(cc)
+				done.ConfChanges = append(done.ConfChanges, cc)
 			}
-			res := a.Machine.ApplyConfChange(index, term, cc, a.nextConf(took))
-			cc = took
-			done.ConfChanges = append(done.ConfChanges, cc)
+			res := a.Machine.ApplyConfChange(index, term, cc, conf)
 			if member, id, ok := entryID(e); ok && member == a.Self && id >= a.FirstID {
 				a.results = append(a.results, res)
 			}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/musterhq/muster/core/machine"
 	"github.com/musterhq/muster/core/membership"
+	"github.com/musterhq/muster/core/replica"
 )
 
 // Refusals of a membership change. Nothing was proposed.
@@ -31,8 +32,10 @@ const learnerReadyPercent = 90
 // time; a second is refused here rather than silently turned into an empty entry.
 type changes struct {
 	underWay   bool   // one was proposed here and is not applied:
-	member, id uint64 // this command
-	// waiting came to a leader that had not applied its term's first entry.
+	member, id uint64 // this command,
+	committed  bool   // and it will be applied here shortly
+	// waiting came to a leader that had not applied its term's first entry, or
+	// that is slower to apply a change than the member that asked for it.
 	waiting *changeRequest
 	moved   uint64 // term in which leadership was handed over for a removal
 }
@@ -86,7 +89,7 @@ func (s *Stepper) tryChange(r changeRequest) error {
 	if r.from != 0 && c.Member != r.from {
 		return fmt.Errorf("%w: a change in another member's name", errBadMessage)
 	}
-	if s.changes.underWay || s.changes.waiting != nil {
+	if s.changes.underWay && !s.changes.committed || s.changes.waiting != nil {
 		return ErrChangeUnderWay
 	}
 	if !s.canChange() {
@@ -107,17 +110,17 @@ func (s *Stepper) tryChange(r changeRequest) error {
 	if s.r.ProposeConfChange(cc) != nil {
 		return ErrNoLeader // raft is handing leadership over
 	}
-	s.changes.underWay, s.changes.member, s.changes.id = true, c.Member, c.ID
+	s.changes.underWay, s.changes.committed, s.changes.member, s.changes.id = true, false, c.Member, c.ID
 	if r.from == 0 {
 		s.inflight[c.ID] = &Batch{IDs: []uint64{c.ID}, term: s.term}
 	}
 	return nil
 }
 
-// canChange: raft turns a change into nothing until the leader has applied all
-// that came before its term.
+// canChange: raft turns a change into nothing until the leader has applied the
+// one before and all that came before its term.
 func (s *Stepper) canChange() bool {
-	return s.leases.active && s.r.TermAt(s.r.AppliedIndex()) == s.term
+	return s.leases.active && !s.changes.underWay && s.r.TermAt(s.r.AppliedIndex()) == s.term
 }
 
 // resume takes up the request that waited for this leader to begin.
@@ -137,6 +140,19 @@ func (c *changes) demote(s *Stepper) {
 	if r := c.waiting; r != nil {
 		c.waiting = nil
 		s.refuseChange(*r, ErrNoLeader)
+	}
+}
+
+// noteCommitted looks for the change under way among entries about to be applied.
+func (c *changes) noteCommitted(t *replica.ApplyTask) {
+	if !c.underWay || c.committed {
+		return
+	}
+	for _, e := range t.Entries {
+		if member, id, ok := entryID(e); ok && member == c.member && id == c.id {
+			c.committed = true
+			return
+		}
 	}
 }
 

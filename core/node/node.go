@@ -172,7 +172,8 @@ func (n *Node) Close(ctx context.Context) error {
 		return nil
 	}
 	n.released = true
-	if n.Err() == nil {
+	// A removed member writes it down, too, so that its next start knows at once.
+	if n.Err() == nil || errors.Is(n.Err(), ErrRemoved) {
 		if err := n.SaveFinal(ctx); err != nil {
 			n.cfg.Logger.Warn("no checkpoint on close; the next start replays the log", "error", err)
 		}

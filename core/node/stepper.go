@@ -364,6 +364,9 @@ func (s *Stepper) collect(out replica.Output) {
 		}
 		s.eff.Append = append(s.eff.Append, out.Append)
 	}
+	for _, t := range out.Apply {
+		s.changes.noteCommitted(t)
+	}
 	s.eff.Apply = append(s.eff.Apply, out.Apply...)
 	s.sendRaft(out.Messages)
 	for _, rs := range out.Reads {

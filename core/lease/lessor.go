@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"iter"
 	"time"
+
+	"github.com/musterhq/muster/core/simbug"
 )
 
 // The answers of Renew that are not final.
@@ -94,6 +96,9 @@ func (l *Lessor) Promote(now time.Duration, term uint64, leases iter.Seq[Lease],
 			ttl = le.Remaining
 		}
 		deadline := now + seconds(ttl) + extend
+		if simbug.On(simbug.NoExtension) {
+			deadline = now + seconds(ttl)/2
+		}
 		second := int64(deadline / time.Second)
 		free := firstFree(full, second)
 		if perSecond[free]++; perSecond[free] >= l.cfg.ExpiryRate {

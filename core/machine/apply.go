@@ -8,6 +8,7 @@ import (
 
 	"github.com/musterhq/muster/core/lease"
 	"github.com/musterhq/muster/core/mvcc"
+	"github.com/musterhq/muster/core/simbug"
 )
 
 // Result is what became of a command.
@@ -287,7 +288,7 @@ func (w *writeTx) put(p *putRequest) (prev mvcc.Record) {
 		old = prev.Lease()
 	}
 	if old != leaseID {
-		if old != 0 {
+		if old != 0 && !simbug.On(simbug.LeaseKeysStay) {
 			w.m.leases.Detach(p.key, old)
 		}
 		if leaseID != 0 {

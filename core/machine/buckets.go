@@ -13,6 +13,7 @@ import (
 	"github.com/musterhq/muster/core/lease"
 	"github.com/musterhq/muster/core/membership"
 	"github.com/musterhq/muster/core/mvcc"
+	"github.com/musterhq/muster/core/simbug"
 )
 
 // The names of a checkpoint's buckets and of the keys in them are etcd's, so
@@ -192,10 +193,17 @@ func (v *View) metaPairs() (pairs, error) {
 	if err != nil {
 		return nil, fmt.Errorf("conf state: %w", err)
 	}
+	index := v.Index
+	switch {
+	case simbug.On(simbug.IndexAhead):
+		index++
+	case simbug.On(simbug.IndexBehind):
+		index--
+	}
 	meta := pairs{
 		{metaConfState, confState},
 		{metaStorageVersion, []byte(storageVersion)},
-		{metaIndex, be64(v.Index)},
+		{metaIndex, be64(index)},
 		{metaTerm, be64(v.Term)},
 	}
 	if rev := v.KV.CompactRev(); rev >= 0 {

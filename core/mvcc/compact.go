@@ -1,6 +1,10 @@
 package mvcc
 
-import "math"
+import (
+	"math"
+
+	"github.com/musterhq/muster/core/simbug"
+)
 
 // compaction is the physical side of Compact: which deaths have been marked, and how far the sweep is.
 type compaction struct {
@@ -80,7 +84,7 @@ func (s *Store) mark(n int) (read int) {
 				s.h.kill(p)
 			}
 		}
-		if e.tombstone() && main < c.target {
+		if e.tombstone() && (main < c.target || simbug.On(simbug.DropTombstone) || simbug.On(simbug.RevisionFalls)) {
 			s.h.kill(p)
 			s.forget(e.key(), seq)
 		}

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"math"
 	"slices"
+
+	"github.com/musterhq/muster/core/simbug"
 )
 
 // ErrCorrupt: what was loaded can't have been written by a store. Use another checkpoint or snapshot.
@@ -67,6 +69,9 @@ func (l *Loader) Finish(rev, compactRev int64) (*Store, error) {
 	}
 	l.s = nil
 	s.rev = max(rev, compactRev, l.main, 1)
+	if simbug.On(simbug.RevisionFalls) {
+		s.rev = max(l.main, 1)
+	}
 	s.compactRev = max(compactRev, -1)
 	s.physical.done, s.physical.target = s.compactRev, s.compactRev
 

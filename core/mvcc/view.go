@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+
+	"github.com/musterhq/muster/core/simbug"
 )
 
 // View is the store as it was when published: immutable, for any number of goroutines, never waiting and never in the
@@ -81,6 +83,9 @@ func (v *View) Events(from, to int64, yield func(Event) bool) error {
 		} else if prev := e.prev(); prev != 0 {
 			if _, before, ok := h.at(prev, rev-1); ok && !before.tombstone() {
 				ev.Prev = before.record()
+			}
+			if simbug.On(simbug.PrevIsNew) {
+				ev.Prev = ev.KV
 			}
 		}
 		return yield(ev)

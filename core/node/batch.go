@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/musterhq/muster/core/machine"
+	"github.com/musterhq/muster/core/simbug"
 )
 
 // Batch is a run of client commands of this member that becomes one log entry:
@@ -54,7 +55,7 @@ func adopt(data []byte) (*Batch, error) {
 		if err != nil {
 			return nil, err
 		}
-		if !c.Kind.Client() {
+		if !c.Kind.Client() && !simbug.On(simbug.OldLeaderExpires) {
 			return nil, fmt.Errorf("%w: %v is not a client's command", errBadMessage, c.Kind)
 		}
 		b.offs = append(b.offs, c.Offset)

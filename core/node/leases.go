@@ -10,6 +10,7 @@ import (
 
 	"github.com/musterhq/muster/core/lease"
 	"github.com/musterhq/muster/core/machine"
+	"github.com/musterhq/muster/core/simbug"
 )
 
 // leases is the leader's side of leases: renewals, remaining times, expiry.
@@ -126,7 +127,7 @@ func (s *Stepper) askHeld() {
 }
 
 func (s *Stepper) confirmThenRenew(r renewal) {
-	if s.Solo() {
+	if s.Solo() || simbug.On(simbug.RenewUnconfirmed) {
 		s.renew(r)
 		return
 	}
@@ -168,6 +169,8 @@ func (s *Stepper) renew(r renewal) {
 	switch {
 	case err == nil:
 		s.answer(r, accepted, leaseReply{ttl: ttl})
+	case errors.Is(err, lease.ErrExpiring) && simbug.On(simbug.RenewExpiring):
+		s.answer(r, accepted, leaseReply{ttl: 1})
 	case errors.Is(err, lease.ErrExpiring):
 		l.parked = append(l.parked, r)
 	case errors.Is(err, lease.ErrCheckpointed):

@@ -14,6 +14,7 @@ import (
 	"github.com/musterhq/muster/core/machine"
 	"github.com/musterhq/muster/core/membership"
 	"github.com/musterhq/muster/core/replica"
+	"github.com/musterhq/muster/core/simbug"
 	"github.com/musterhq/muster/core/wal"
 )
 
@@ -98,6 +99,9 @@ func (m *Member) Background(n int) bool { return m.applier.Machine.Background(n)
 func (m *Member) Write(tasks []*replica.AppendTask) error {
 	sync := false
 	for _, t := range tasks {
+		if simbug.On(simbug.ForgetVote) {
+			t.HardState = nil
+		}
 		if t.Snapshot != nil {
 			md := t.Snapshot.GetMetadata()
 			if err := m.log.Reset(wal.Position{Index: md.GetIndex(), Term: md.GetTerm()}, t.HardState); err != nil {
@@ -111,14 +115,19 @@ func (m *Member) Write(tasks []*replica.AppendTask) error {
 		}
 		sync = sync || t.NeedsSync()
 	}
-	if sync {
+	if sync && !simbug.On(simbug.SkipSync) {
 		return m.log.Sync()
 	}
 	return nil
 }
 
 // ReleaseLog drops log that no kept checkpoint needs. Log owner only.
-func (m *Member) ReleaseLog() error { return m.log.ReleaseBefore(m.Checkpoints.Oldest() + 1) }
+func (m *Member) ReleaseLog() error {
+	if simbug.On(simbug.ReleaseTooMuch) {
+		return m.log.ReleaseBefore(m.Checkpoints.List()[0].Index + 1)
+	}
+	return m.log.ReleaseBefore(m.Checkpoints.Oldest() + 1)
+}
 
 // Save writes a view as a checkpoint.
 func (m *Member) Save(ctx context.Context, v *machine.View, pace checkpoint.Pace) error {

@@ -18,6 +18,7 @@ import (
 	"github.com/musterhq/muster/core/machine"
 	"github.com/musterhq/muster/core/membership"
 	"github.com/musterhq/muster/core/replica"
+	"github.com/musterhq/muster/core/simbug"
 	"github.com/musterhq/muster/core/vfs"
 	"github.com/musterhq/muster/core/wal"
 )
@@ -251,7 +252,7 @@ func (r *recovered) openLog(ctx context.Context, cfg *Config, pos wal.Position) 
 	}
 	hs := raisedTo(rec.HardState, pos)
 	last := rec.Start.Index + uint64(len(rec.Entries))
-	if last < pos.Index || termAt(rec, pos.Index) != pos.Term {
+	if (last < pos.Index || termAt(rec, pos.Index) != pos.Term) && !simbug.On(simbug.LogNotReset) {
 		// A crash came between installing a checkpoint from the leader and
 		// restarting the log after it. Everything the log holds is older than
 		// the checkpoint or was never committed.

@@ -1,12 +1,15 @@
 package node
 
 import (
+	"bytes"
 	"encoding/binary"
 	"maps"
 	"slices"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/musterhq/muster/core/simbug"
 )
 
 // reads is the read barrier: ReadIndex (Ongaro's thesis, 6.4) in batches, one
@@ -37,6 +40,10 @@ const retryTicks = 5
 // Read joins the read barrier: Done gets a Completion with this ticket once
 // the published view holds everything acknowledged before this call.
 func (s *Stepper) Read(ticket uint64) {
+	if simbug.On(simbug.NoReadBarrier) && !s.leases.confirmed(s, ticket) {
+		s.done(Completion{ID: ticket})
+		return
+	}
 	s.reads.next = append(s.reads.next, ticket)
 	s.reads.pump(s)
 }
@@ -56,7 +63,16 @@ func (r *reads) ask(s *Stepper) {
 	// The id must be new across restarts too: an answer to this member's former
 	// life, still under way, tells an index from before what was acknowledged since.
 	r.ctx, r.age = s.cfg.NextID(), 0
-	s.r.ReadIndex(binary.BigEndian.AppendUint64(nil, r.ctx))
+	if simbug.On(simbug.ReusedReadID) {
+		r.ctx = r.ctx%8 + 1
+	}
+	s.r.ReadIndex(r.name(s))
+}
+
+// name is what raft knows the batch in flight by. It holds the member too: the
+// leader keeps everybody's questions in one map and would drop one of two alike.
+func (r *reads) name(s *Stepper) []byte {
+	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, s.cfg.ID), r.ctx)
 }
 
 // hold keeps a follower's question until stepEarly.
@@ -98,7 +114,7 @@ func (r *reads) leaderChanged(s *Stepper) {
 }
 
 func (r *reads) confirmed(s *Stepper, rs raft.ReadState) {
-	if len(rs.RequestCtx) != 8 || binary.BigEndian.Uint64(rs.RequestCtx) != r.ctx || r.ctx == 0 {
+	if r.ctx == 0 || !bytes.Equal(rs.RequestCtx, r.name(s)) && !simbug.On(simbug.OldReadIndex) {
 		return // an answer to a question given up
 	}
 	r.ready = append(r.ready, readBatch{rs.Index, slices.Clone(r.asked)})

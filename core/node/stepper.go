@@ -11,6 +11,7 @@ import (
 
 	"github.com/musterhq/muster/core/machine"
 	"github.com/musterhq/muster/core/replica"
+	"github.com/musterhq/muster/core/simbug"
 )
 
 // StepperConfig is what a Stepper needs to know; see NewStepper.
@@ -202,6 +203,9 @@ func (s *Stepper) propose(b *Batch) {
 		return
 	}
 	b.term, b.sentTo = s.term, 0
+	if simbug.On(simbug.AckBeforeCommit) {
+		s.fail(b, nil)
+	}
 	if len(b.IDs) > 0 {
 		s.inflight[b.IDs[0]] = b
 	}
@@ -261,7 +265,7 @@ func (s *Stepper) Receive(from uint64, m *Message) {
 }
 
 func (s *Stepper) receiveForward(from uint64, m *Message) {
-	if m.seq <= s.forwarded[from] {
+	if m.seq <= s.forwarded[from] && !simbug.On(simbug.ForwardTwice) {
 		return // a copy: what was taken must not be taken again, nor called refused
 	}
 	s.forwarded[from] = m.seq
@@ -369,6 +373,9 @@ func (s *Stepper) collect(out replica.Output) {
 	}
 	s.eff.Apply = append(s.eff.Apply, out.Apply...)
 	s.sendRaft(out.Messages)
+	if simbug.On(simbug.AckBeforeDurable) {
+		s.sendRaft(slices.DeleteFunc(slices.Clone(out.Early), func(m *raftpb.Message) bool { return m.GetTo() == s.cfg.ID }))
+	}
 	for _, rs := range out.Reads {
 		s.reads.confirmed(s, rs)
 	}
@@ -420,7 +427,7 @@ func (s *Stepper) noteRole() {
 	was := s.role
 	changed := term != s.term || (leader != s.leader && leader != 0)
 	s.term, s.leader, s.role = term, leader, role
-	if was == raft.StateLeader && role != raft.StateLeader {
+	if was == raft.StateLeader && role != raft.StateLeader && !simbug.On(simbug.OldLeaderExpires) {
 		s.leases.demote(s)
 		s.versioned = false
 		s.changes.demote(s)
@@ -445,6 +452,9 @@ func (s *Stepper) abandonSent() {
 		b := s.inflight[id]
 		if b.term < s.term && b.index == 0 {
 			delete(s.inflight, id)
+			if simbug.On(simbug.TellRefused) {
+				s.fail(b, ErrNoLeader)
+			}
 			s.fail(b, ErrLeaderChanged)
 		}
 	}
@@ -473,7 +483,9 @@ func (s *Stepper) maybePromote() {
 }
 
 // behindItsTerm reports a leader that has not applied its term's first entry yet.
-func (s *Stepper) behindItsTerm() bool { return s.role == raft.StateLeader && !s.leases.active }
+func (s *Stepper) behindItsTerm() bool {
+	return s.role == raft.StateLeader && !s.leases.active && !simbug.On(simbug.ReadBeforeTerm)
+}
 
 // check has the members compare their running hash, and settles the cluster
 // version after an election.
@@ -500,6 +512,10 @@ func (s *Stepper) own(kind machine.Kind, body []byte) uint64 {
 	b := NewBatch(len(body)+64, 0)
 	id := s.cfg.NextID()
 	b.Add(&machine.Command{Kind: kind, ID: id, Member: s.cfg.ID, Body: body})
+	if simbug.On(simbug.OldLeaderExpires) {
+		s.Propose(b)
+		return id
+	}
 	b.stamp(s.wall)
 	if s.r.Propose(b.Data) != nil {
 		return 0

@@ -8,6 +8,8 @@ import (
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/musterhq/muster/core/simbug"
 )
 
 // Config says who a replica is and what its log holds. HardState, ConfState,
@@ -75,7 +77,8 @@ type Output struct {
 	Apply    []*ApplyTask
 	Messages []*raftpb.Message // for peers; MsgSnap among them only announces a checkpoint
 	Reads    []raft.ReadState
-	Changed  bool // leader, role or term changed
+	Early    []*raftpb.Message // only with simbug.AckBeforeDurable
+	Changed  bool              // leader, role or term changed
 }
 
 // New starts a replica from its recovered state.
@@ -224,6 +227,9 @@ func (r *Replica) Ready() Output {
 		switch {
 		case m.GetTo() == raft.LocalAppendThread:
 			out.Append = r.appendTask(m)
+			if simbug.On(simbug.AckBeforeDurable) {
+				out.Early = m.GetResponses()
+			}
 		case m.GetTo() == raft.LocalApplyThread:
 			out.Apply = append(out.Apply, &ApplyTask{Entries: m.GetEntries(), response: m.GetResponses()[0]})
 		default:
@@ -268,6 +274,9 @@ func (r *Replica) Appended(t *AppendTask) (messages []*raftpb.Message, restore *
 		md := s.GetMetadata()
 		r.win.reset(Position{md.GetIndex(), md.GetTerm()}, md.GetConfState())
 		restore = &ApplyTask{Restore: s}
+		if simbug.On(simbug.RestoreEarly) {
+			r.applied = max(r.applied, md.GetIndex())
+		}
 	}
 	r.win.append(t.Entries)
 	for _, m := range t.responses {

@@ -146,13 +146,19 @@ func TestACrashBetweenInstallingACheckpointAndResettingTheLogIsSurvived(t *testi
 // after it is held, so one checkpoint is enough.
 func TestOneCheckpointIsEnoughForAFollowerBeyondTheWindow(t *testing.T) {
 	shape := small()
-	shape.keepBytes = 4 << 10 // some round trips' worth
+	shape.keepBytes = 1 << 10 // some round trips' worth
 	w := prepare(t, Options{
 		Seed: 5, Members: 3, Clients: 4, Duration: 5 * time.Second, think: 10 * time.Millisecond, shape: shape,
 		script: func(w *World) {
 			w.after(5*time.Millisecond, func() { w.members[0].step(func(s *node.Stepper) { s.Campaign() }) })
 			w.after(200*time.Millisecond, func() { w.cutOff(2) })
-			w.after(2*time.Second, w.net.repair)
+			w.after(time.Second, w.net.repair)
+			for i := range 600 {
+				w.after(150*time.Millisecond+time.Duration(i)*5*time.Millisecond, func() {
+					l := w.members[0]
+					l.propose(l.drawID(), machine.Put, &pb.PutRequest{Key: fmt.Appendf(nil, "w%d", i), Value: []byte("x")})
+				})
+			}
 		},
 	})
 	w.transfer = 1500 * time.Millisecond

@@ -178,7 +178,7 @@ func (m *member) close() {
 // die ends the member because it gave up by itself, as a failed disk makes it,
 // and starts it again a little later.
 func (m *member) die(err error) {
-	if !errors.Is(err, errPowerCut) && !m.disk.hurt {
+	if !m.dead && !m.disk.hurt {
 		m.w.fail("%s stopped by itself: %v", m.name, err)
 		return
 	}

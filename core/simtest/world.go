@@ -226,14 +226,20 @@ func (w *World) play() {
 	}
 }
 
-const calmTime = 60 * time.Second
+const (
+	calmTime = 60 * time.Second
+	maxSteps = 500_000 // ten times what the busiest run takes
+)
 
 // until handles events up to a point in virtual time.
 func (w *World) until(end time.Duration) {
 	for w.failure == nil && len(w.events) > 0 && w.events[0].at <= end {
 		e := heap.Pop(&w.events).(simEvent)
 		w.now = e.at
-		w.stats.Steps++
+		if w.stats.Steps++; w.stats.Steps > maxSteps {
+			w.fail("more than %d steps: the members keep each other busy", maxSteps)
+			return
+		}
 		e.do()
 	}
 	w.now = max(w.now, end)

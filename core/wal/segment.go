@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/musterhq/muster/core/simbug"
 	"github.com/musterhq/muster/core/vfs"
 )
 
@@ -153,7 +154,7 @@ func (c Config) create(h header, payloads [][]byte, room int64) (_ vfs.File, _ s
 }
 
 func (c Config) syncDir() error {
-	if c.NoSync {
+	if c.NoSync || simbug.On(simbug.SkipDirSync) {
 		return nil
 	}
 	return c.FS.SyncDir(c.Dir)

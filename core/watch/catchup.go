@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/musterhq/muster/core/mvcc"
+	"github.com/musterhq/muster/core/simbug"
 )
 
 // maxScan is how many events of history one batch looks at, wanted or not. It
@@ -57,6 +58,9 @@ func (s *Stream) catchUp(room int) error {
 	if from > target {
 		return nil // all were canceled
 	}
+	if simbug.On(simbug.CatchUpGap) {
+		from++
+	}
 	to, err := s.readHistory(view, from, target, room)
 	if err != nil {
 		return fmt.Errorf("watch: history of revisions %d to %d: %w", from, target, err)
@@ -65,7 +69,7 @@ func (s *Stream) catchUp(room int) error {
 	for _, w := range s.lagging {
 		w.next = max(w.next, to+1)
 	}
-	if to == target {
+	if to == target || simbug.On(simbug.JoinGap) {
 		s.join(target)
 	}
 	return nil
@@ -172,7 +176,7 @@ func (s *Stream) join(target int64) {
 	for len(s.lagging) > 0 {
 		part := s.lagging[:min(chunk, len(s.lagging))]
 		h.mu.Lock()
-		if h.Rev() != target {
+		if h.Rev() != target && !simbug.On(simbug.JoinGap) {
 			h.mu.Unlock()
 			return
 		}

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 
 	"github.com/musterhq/muster/core/mvcc"
+	"github.com/musterhq/muster/core/simbug"
 )
 
 // Errors a Stream answers with or gives as a Response's Err.
@@ -159,6 +160,9 @@ func (h *Hub) deliverLocked(w *watcher) (queued int) {
 		n, cost := revision(evs)
 		if s.mu.live+cost > h.liveBudget {
 			overflow = evs[0].Rev
+			if simbug.On(simbug.OverflowGap) {
+				overflow++
+			}
 			break
 		}
 		s.queueLiveLocked(w, evs[:n:n], cost)
@@ -203,7 +207,11 @@ func (h *Hub) reset(rev int64) (last int64, fallen int) {
 			if !w.synced {
 				continue
 			}
-			if next := max(w.next, last+1); next <= rev {
+			next := max(w.next, last+1)
+			if simbug.On(simbug.ReplayOld) {
+				next = w.start
+			}
+			if next <= rev {
 				h.demoteLocked(w, next)
 				fallen++
 			}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/musterhq/muster/core/interval"
 	"github.com/musterhq/muster/core/mvcc"
+	"github.com/musterhq/muster/core/simbug"
 )
 
 // Stream is one client's set of watchers and what they are owed.
@@ -120,6 +121,9 @@ func (s *Stream) Watch(r Request) {
 	s.controlLocked(nil, Response{WatchID: w.id, Rev: rev, Created: true})
 	if r.StartRev == 0 || r.StartRev > rev {
 		w.next = max(r.StartRev, rev+1)
+		if simbug.On(simbug.FutureGetsOld) {
+			w.next = rev + 1
+		}
 		w.synced = true
 		h.mu.synced.add(w)
 		return
@@ -198,7 +202,7 @@ func (s *Stream) RequestProgress() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	rev := h.Rev()
-	if s.mu.closed || s.mu.behind > 0 || len(s.mu.watchers) == 0 {
+	if s.mu.closed || s.mu.behind > 0 && !simbug.On(simbug.ProgressAhead) || len(s.mu.watchers) == 0 {
 		return
 	}
 	for _, w := range s.mu.watchers {

@@ -1,0 +1,73 @@
+// Package simbug switches known bugs on, by name, in the simulator's build only.
+//
+// A checker that has never caught anything proves nothing. So the mistakes that
+// coordination stores have made (correctness.md, section 6), and some of our own, stand as
+// one line each where they were, or would have been, made:
+//
+//	if simbug.On(simbug.SkipSync) { return nil }
+//
+// Without the build tag simbugs On is a constant false, and the compiler drops
+// those lines: the shipped binary holds none of them. With it, core/simtest
+// switches them on one at a time and must notice each within a stated number of
+// seeds (core/simtest/DESIGN.md).
+package simbug
+
+// Bug is the name of one.
+type Bug string
+
+// The bugs there are. Where a number stands, it is etcd's issue or pull request.
+const (
+	// Durability.
+	SkipSync         Bug = "skip-sync"          // the log answers without syncing
+	AckBeforeDurable Bug = "ack-before-durable" // a follower acknowledges entries that are not on its disk (14370, ZOOKEEPER-4646)
+	ForgetVote       Bug = "forget-vote"        // term and vote are not written down
+	SkipDirSync      Bug = "skip-dir-sync"      // a new log segment's name is not made durable (6368)
+	LogNotReset      Bug = "log-not-reset"      // after a crash between installing a checkpoint and resetting the log, the old log stands
+	ReleaseTooMuch   Bug = "release-too-much"   // log is released that the older checkpoint needs
+
+	// Acknowledgement.
+	AckBeforeCommit Bug = "ack-before-commit" // a leader answers when it has proposed
+	TellRefused     Bug = "tell-refused"      // what may be in a log is reported as never taken
+	ForwardTwice    Bug = "forward-twice"     // a copy of a forwarded batch is proposed again
+
+	// Reads.
+	NoReadBarrier  Bug = "no-read-barrier"  // a linearizable read asks nobody
+	ReadBeforeTerm Bug = "read-before-term" // a lone leader confirms reads before its term's first entry
+	OldReadIndex   Bug = "old-read-index"   // an answer to a question given up confirms the next batch (20418)
+	ReusedReadID   Bug = "reused-read-id"   // ids of read batches begin anew with each process
+	RestoreEarly   Bug = "restore-early"    // a checkpoint counts as applied before it is loaded
+
+	// State.
+	IndexAhead    Bug = "index-ahead"     // a checkpoint claims one entry more than it holds (13766)
+	IndexBehind   Bug = "index-behind"    // a checkpoint claims one entry less: it is applied twice (14685)
+	DropTombstone Bug = "drop-tombstone"  // compaction drops a delete at its own revision (18089, 19179)
+	RevisionFalls Bug = "revision-falls"  // the revision is lower after a restart (17780)
+	LeaseKeysStay Bug = "lease-keys-stay" // a key moved away from its lease goes with it
+
+	// Watches.
+	CatchUpGap    Bug = "catch-up-gap"    // catch-up begins one revision late
+	JoinGap       Bug = "join-gap"        // events between catch-up and joining are lost
+	OverflowGap   Bug = "overflow-gap"    // the first revision that found no room is lost (17529)
+	ReplayOld     Bug = "replay-old"      // after a checkpoint, watchers get their first events again (15271)
+	FutureGetsOld Bug = "future-gets-old" // a watcher from a future revision gets what comes before (20221)
+	ProgressAhead Bug = "progress-ahead"  // progress is reported while events are owed (15220)
+	PrevIsNew     Bug = "prev-is-new"     // prev_kv of an event from history is the pair itself
+
+	// Leases.
+	RenewExpiring    Bug = "renew-expiring"     // a renewal succeeds although the expiry is in the log (20590)
+	RenewUnconfirmed Bug = "renew-unconfirmed"  // a leader that was replaced goes on renewing
+	OldLeaderExpires Bug = "old-leader-expires" // a leader that was replaced goes on expiring, through its successor (15247)
+	NoExtension      Bug = "no-extension"       // a new leader gives leases half their time
+)
+
+// All lists them.
+func All() []Bug {
+	return []Bug{
+		SkipSync, AckBeforeDurable, ForgetVote, SkipDirSync, LogNotReset, ReleaseTooMuch,
+		AckBeforeCommit, TellRefused, ForwardTwice,
+		NoReadBarrier, ReadBeforeTerm, OldReadIndex, ReusedReadID, RestoreEarly,
+		IndexAhead, IndexBehind, DropTombstone, RevisionFalls, LeaseKeysStay,
+		CatchUpGap, JoinGap, OverflowGap, ReplayOld, FutureGetsOld, ProgressAhead, PrevIsNew,
+		RenewExpiring, RenewUnconfirmed, OldLeaderExpires, NoExtension,
+	}
+}

@@ -41,7 +41,7 @@ func Restore(cfg Config, src Source) (*Machine, error) {
 
 // Refound returns the state with which every member of a new cluster begins that
 // takes over the data in src: keys and leases are those of src, members are the
-// given ones, the index is 0. The revision is raised by bump and, if asked for,
+// given ones, the index is 0; settings are those of src if it has any. The revision is raised by bump and, if asked for,
 // all history up to there is marked compacted, so that nobody who knew the old
 // cluster mistakes a new revision for an old one.
 func Refound(cfg Config, src Source, bump int64, markCompacted bool, members ...membership.Member) (*Machine, error) {
@@ -62,7 +62,8 @@ func Refound(cfg Config, src Source, bump int64, markCompacted bool, members ...
 	if err != nil {
 		return nil, err
 	}
-	m.members, m.confState, m.settings = fresh.members, fresh.confState, fresh.settings
+	m.members, m.confState = fresh.members, fresh.confState
+	m.members.SetMaxLearners(int(m.settings.MaxLearners))
 	m.alarms, m.full, m.clusterVersion = nil, false, ""
 	m.index, m.term, m.hash, m.recent = 0, 0, 0, hashLog{}
 	// A member founded from other data, or from none, is found out by the first

@@ -125,16 +125,6 @@ func (n *Node) sendSnapshot(m *raftpb.Message) {
 	})
 }
 
-// WriteSnapshot writes a view as a checkpoint file, which is an etcd snapshot.
-func WriteSnapshot(w io.Writer, v *machine.View) error {
-	buckets, err := bucketsOf(v)
-	if err != nil {
-		return err
-	}
-	_, err = checkpoint.Write(w, buckets)
-	return err
-}
-
 // ReceiveSnapshot stores a checkpoint from the leader, verified and durable,
 // and only then tells raft about it.
 func (p *peerHandler) ReceiveSnapshot(ctx context.Context, from uint64, header []byte, body io.Reader) error {

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -57,6 +56,9 @@ func TestGarbageOnEveryPortHarmsNobody(t *testing.T) {
 	put(t, cl, "k", "v")
 	watch := cl.Watch(watching(t), "k", clientv3.WithCreatedNotify())
 	<-watch
+	for _, m := range c.Members {
+		awaitAnswer(t, m.DNS, webName, 0) // it has its index
+	}
 	term := must[*clientv3.StatusResponse](t)(memberStatus(t, cl, m)).RaftTerm
 
 	rng := rand.NewChaCha8([32]byte{1}) // the same garbage each time
@@ -135,7 +137,7 @@ func TestGarbageOnEveryPortHarmsNobody(t *testing.T) {
 			t.Errorf("%s logged %d lines: garbage must not fill the disk", m.Name, n)
 		}
 	}
-	t.Log(fmt.Sprint(len(payloads)*3, " connections of garbage, 1400 datagrams"))
+	t.Logf("%d connections of garbage, 1400 datagrams", 3*len(payloads))
 }
 
 func firstLine(s string) string {

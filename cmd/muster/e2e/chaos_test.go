@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -56,6 +57,7 @@ func TestAllMembersKilledAtOnceComeBackWithWhatWasAcknowledged(t *testing.T) {
 			m.AwaitReady(t)
 		}
 		l.AwaitWrites()
+		l.AwaitRenewal()
 	}
 	l.Verify()
 }
@@ -94,10 +96,14 @@ func TestALeaderThatIsToldToStopHandsOver(t *testing.T) {
 		leader := c.Leader(t, l.client)
 		before := must[*clientv3.StatusResponse](t)(memberStatus(t, l.client, leader)).RaftTerm
 		began := time.Now()
-		_, took := leader.Stop(t)
+		state, took := leader.Stop(t)
 		exits = append(exits, took)
 		if took > exitTime {
 			t.Errorf("%s needed %v to stop, want at most %v:\n%s", leader.Name, took, exitTime, tail(leader.log()))
+		}
+		// As etcd, it has died of the signal: 143 to a shell, success to systemd.
+		if status, ok := state.Sys().(syscall.WaitStatus); !ok || status.Signal() != syscall.SIGTERM {
+			t.Errorf("%s ended with %v, want %v", leader.Name, state, syscall.SIGTERM)
 		}
 		l.AwaitWrites()
 		outages = append(outages, time.Since(began)-took)

@@ -36,8 +36,10 @@ type load struct {
 		acked  []written
 		newest map[string]written // by key, the last acknowledged
 		reads  int
-		inside map[*concurrency.Session]bool // who holds the lock
-		locks  []int64                       // create revisions of its holders' keys, in order
+		// renewals of the lease
+		renewals int
+		inside   map[*concurrency.Session]bool // who holds the lock
+		locks    []int64                       // create revisions of its holders' keys, in order
 	}
 }
 
@@ -72,6 +74,9 @@ func startLoad(t *testing.T, c *Cluster) *load {
 	}
 	l.wg.Go(func() {
 		for range alive {
+			l.mu.Lock()
+			l.mu.renewals++
+			l.mu.Unlock()
 		}
 		if l.ctx.Err() == nil {
 			t.Error("the lease that was kept alive is lost")
@@ -240,6 +245,20 @@ func (l *load) AwaitWrites() time.Duration {
 	from := count()
 	eventually(l.t, "writes are acknowledged", func() bool { return count() >= from+2*loadWriters })
 	return time.Since(began)
+}
+
+// AwaitRenewal returns once the lease was kept alive again. etcd's client tries
+// twice a second, and may find nobody home each time if the whole cluster is
+// away more often than that.
+func (l *load) AwaitRenewal() {
+	l.t.Helper()
+	count := func() int {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.mu.renewals
+	}
+	from := count()
+	eventually(l.t, "the lease is kept alive", func() bool { return count() > from })
 }
 
 // Verify ends the load and holds what watchers and readers see now against

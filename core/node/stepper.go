@@ -25,7 +25,10 @@ type StepperConfig struct {
 	// as the clients'.
 	NextID func() uint64
 
-	Tick            time.Duration // length of one raft tick
+	// Settings are this member's flags for what is replicated; zero fields
+	// leave the cluster's as they are.
+	Settings machine.Settings
+
 	ElectionTimeout time.Duration
 	// CheckEvery is how often a leader has all members compare their running
 	// hash; 0 means every second.
@@ -487,16 +490,19 @@ func (s *Stepper) behindItsTerm() bool {
 	return s.role == raft.StateLeader && !s.leases.active && !simbug.On(simbug.ReadBeforeTerm)
 }
 
-// check has the members compare their running hash, and settles the cluster
-// version after an election.
+// check has the members compare their running hash, and settles the cluster's
+// version and settings after an election.
 func (s *Stepper) check() {
 	if !s.leases.active || s.now < s.nextCheck {
 		return
 	}
 	s.nextCheck = s.now + s.cfg.CheckEvery
 	v := s.cfg.View()
-	if !s.versioned && v.ClusterVersion == "" {
-		s.own(machine.ClusterVersion, machine.EncodeClusterVersion(machine.CurrentClusterVersion))
+	if !s.versioned {
+		if v.ClusterVersion == "" {
+			s.own(machine.ClusterVersion, machine.EncodeClusterVersion(machine.CurrentClusterVersion))
+		}
+		s.settleSettings(v.Settings)
 	}
 	s.versioned = true
 	if v.Index == s.checkedAt || len(v.Members) == 1 {

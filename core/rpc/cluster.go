@@ -2,45 +2,112 @@ package rpc
 
 import (
 	"context"
+	"net"
+	"net/url"
+	"strings"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"github.com/musterhq/muster/core/membership"
 )
 
-// clusterServer is etcd's Cluster service: the list of members. Changing it
-// is refused by name.
+// clusterServer is etcd's Cluster service: the list of members and its
+// changes, which any member takes and the leader decides.
+//
+// Headers carry no revision, as in etcd: members aren't keys.
 type clusterServer struct {
 	pb.UnimplementedClusterServer
 	*member
 }
 
-// MemberList carries no revision in its header, as in etcd: members aren't keys.
 func (c *clusterServer) MemberList(ctx context.Context, r *pb.MemberListRequest) (*pb.MemberListResponse, error) {
 	if r.Linearizable {
 		if err := c.node.ReadBarrier(ctx); err != nil {
 			return nil, toStatus(err)
 		}
 	}
-	resp := &pb.MemberListResponse{Header: c.id.header(0, c.node.Term())}
-	for _, m := range c.node.View().Members {
-		resp.Members = append(resp.Members, &pb.Member{
-			ID: m.ID, Name: m.Name, PeerURLs: m.PeerURLs, ClientURLs: m.ClientURLs, IsLearner: m.IsLearner,
-		})
+	return &pb.MemberListResponse{Header: c.memberHeader(), Members: membersOf(c.node.View().Members)}, nil
+}
+
+func (c *clusterServer) MemberAdd(ctx context.Context, r *pb.MemberAddRequest) (*pb.MemberAddResponse, error) {
+	urls, err := peerURLs(r.PeerURLs)
+	if err != nil {
+		return nil, err
 	}
-	return resp, nil
+	added, all, err := c.node.AddMember(ctx, urls, r.IsLearner)
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return &pb.MemberAddResponse{Header: c.memberHeader(), Member: memberOf(added), Members: membersOf(all)}, nil
 }
 
-func (c *clusterServer) MemberAdd(context.Context, *pb.MemberAddRequest) (*pb.MemberAddResponse, error) {
-	return nil, unsupported("MemberAdd")
+func (c *clusterServer) MemberRemove(ctx context.Context, r *pb.MemberRemoveRequest) (*pb.MemberRemoveResponse, error) {
+	all, err := c.node.RemoveMember(ctx, r.ID)
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return &pb.MemberRemoveResponse{Header: c.memberHeader(), Members: membersOf(all)}, nil
 }
 
-func (c *clusterServer) MemberRemove(context.Context, *pb.MemberRemoveRequest) (*pb.MemberRemoveResponse, error) {
-	return nil, unsupported("MemberRemove")
+// MemberUpdate refuses URLs that MemberAdd would, which etcd takes and then
+// cannot dial.
+func (c *clusterServer) MemberUpdate(ctx context.Context, r *pb.MemberUpdateRequest) (*pb.MemberUpdateResponse, error) {
+	urls, err := peerURLs(r.PeerURLs)
+	if err != nil {
+		return nil, err
+	}
+	all, err := c.node.UpdateMember(ctx, r.ID, urls)
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return &pb.MemberUpdateResponse{Header: c.memberHeader(), Members: membersOf(all)}, nil
 }
 
-func (c *clusterServer) MemberUpdate(context.Context, *pb.MemberUpdateRequest) (*pb.MemberUpdateResponse, error) {
-	return nil, unsupported("MemberUpdate")
+func (c *clusterServer) MemberPromote(ctx context.Context, r *pb.MemberPromoteRequest) (*pb.MemberPromoteResponse, error) {
+	all, err := c.node.PromoteMember(ctx, r.ID)
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return &pb.MemberPromoteResponse{Header: c.memberHeader(), Members: membersOf(all)}, nil
 }
 
-func (c *clusterServer) MemberPromote(context.Context, *pb.MemberPromoteRequest) (*pb.MemberPromoteResponse, error) {
-	return nil, unsupported("MemberPromote")
+func (c *clusterServer) memberHeader() *pb.ResponseHeader { return c.id.header(0, c.node.Term()) }
+
+func membersOf(members []membership.Member) []*pb.Member {
+	all := make([]*pb.Member, len(members))
+	for i, m := range members {
+		all[i] = memberOf(m)
+	}
+	return all
+}
+
+func memberOf(m membership.Member) *pb.Member {
+	return &pb.Member{ID: m.ID, Name: m.Name, PeerURLs: m.PeerURLs, ClientURLs: m.ClientURLs, IsLearner: m.IsLearner}
+}
+
+// peerURLs takes what etcd takes: scheme, host and port, or a socket.
+func peerURLs(given []string) ([]string, error) {
+	if len(given) == 0 {
+		return nil, rpctypes.ErrGRPCMemberBadURLs
+	}
+	urls := make([]string, len(given))
+	for i, s := range given {
+		s = strings.TrimSpace(s)
+		u, err := url.Parse(s)
+		if err != nil {
+			return nil, rpctypes.ErrGRPCMemberBadURLs
+		}
+		switch u.Scheme {
+		case "http", "https":
+			if _, _, err := net.SplitHostPort(u.Host); err != nil || u.Path != "" {
+				return nil, rpctypes.ErrGRPCMemberBadURLs
+			}
+		case "unix", "unixs":
+		default:
+			return nil, rpctypes.ErrGRPCMemberBadURLs
+		}
+		urls[i] = s
+	}
+	return urls, nil
 }

@@ -43,8 +43,7 @@
 //
 // # Refused, by name
 //
-// RangeStream, membership changes, Hash, HashKV, Snapshot, MoveLeader and
-// Downgrade; every Auth method but AuthStatus. Compact with "physical" answers
+// RangeStream and Downgrade; every Auth method but AuthStatus. Compact with "physical" answers
 // once the compaction holds, without waiting for memory to be freed; Defragment
 // answers at once, for there is nothing to defragment.
 package rpc

@@ -50,6 +50,14 @@ func errorTable() []translation {
 		{membership.ErrPeerURLExists, rpctypes.ErrGRPCPeerURLExist},
 		{membership.ErrNotLearner, rpctypes.ErrGRPCMemberNotLearner},
 		{membership.ErrTooManyLearners, rpctypes.ErrGRPCTooManyLearners},
+		{membership.ErrLastVoter, rpctypes.ErrGRPCMemberNotEnoughStarted}, // etcd panics
+		{node.ErrNotEnoughStarted, rpctypes.ErrGRPCMemberNotEnoughStarted},
+		{node.ErrUnhealthy, rpctypes.ErrGRPCUnhealthy},
+		{node.ErrLearnerNotReady, rpctypes.ErrGRPCLearnerNotReady},
+		{node.ErrBadTransferee, rpctypes.ErrGRPCBadLeaderTransferee},
+		{node.ErrTransferTimeout, status.Error(codes.Unknown, "etcdserver: request timed out, leader transfer took too long")},
+		// etcd has no word for this: a second change is dropped and times out.
+		{node.ErrChangeUnderWay, status.Error(codes.Unavailable, "muster: "+node.ErrChangeUnderWay.Error())},
 
 		{node.ErrNoLeader, rpctypes.ErrGRPCNoLeader},
 		{node.ErrNotLeader, rpctypes.ErrGRPCNotLeader},

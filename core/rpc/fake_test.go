@@ -111,6 +111,55 @@ func (n *fakeNode) LeaseRemaining(_ context.Context, id int64) (remaining, grant
 	return l.TTL - 1, l.TTL, nil
 }
 
+func (n *fakeNode) change(op membership.Op, m membership.Member) ([]membership.Member, error) {
+	if err := n.refuse.Load(); err != nil {
+		return nil, *err
+	}
+	cc, err := machine.ConfChangeContext(machine.Command{Member: fakeID}, membership.Change{Op: op, Member: m})
+	if err != nil {
+		return nil, err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.index++
+	res := n.m.ApplyConfChange(n.index, fakeTerm, cc, nil)
+	n.m.EndEntry(n.index, fakeTerm)
+	n.view.Store(n.m.Publish())
+	return n.View().Members, res.Err
+}
+
+func (n *fakeNode) AddMember(_ context.Context, urls []string, learner bool) (membership.Member, []membership.Member, error) {
+	m, op := membership.Member{ID: membership.MemberID(urls, "", 1), PeerURLs: urls, IsLearner: learner}, membership.AddVoter
+	if learner {
+		op = membership.AddLearner
+	}
+	all, err := n.change(op, m)
+	return m, all, err
+}
+
+func (n *fakeNode) RemoveMember(_ context.Context, id uint64) ([]membership.Member, error) {
+	return n.change(membership.Remove, membership.Member{ID: id})
+}
+
+func (n *fakeNode) UpdateMember(_ context.Context, id uint64, urls []string) ([]membership.Member, error) {
+	return n.change(membership.UpdatePeer, membership.Member{ID: id, PeerURLs: urls})
+}
+
+func (n *fakeNode) PromoteMember(_ context.Context, id uint64) ([]membership.Member, error) {
+	return n.change(membership.Promote, membership.Member{ID: id})
+}
+
+func (n *fakeNode) TransferLeader(_ context.Context, to uint64) error {
+	if err := n.refuse.Load(); err != nil {
+		return *err
+	}
+	if n.Leader() != fakeID {
+		return node.ErrNotLeader
+	}
+	n.leader.Store(to)
+	return nil
+}
+
 // serve runs a Server over an in-memory listener and returns a connection.
 func serve(tb testing.TB, n *fakeNode, change func(*Config)) (*grpc.ClientConn, *Server) {
 	tb.Helper()

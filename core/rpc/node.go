@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/musterhq/muster/core/machine"
+	"github.com/musterhq/muster/core/membership"
 	"github.com/musterhq/muster/core/node"
 )
 
@@ -28,4 +29,12 @@ type Node interface {
 	RenewLease(ctx context.Context, id int64) (ttl int64, err error)
 	// LeaseRemaining asks the leader how long the lease has still to live.
 	LeaseRemaining(ctx context.Context, id int64) (remaining, granted int64, err error)
+
+	// The changes of the membership return all members after the change.
+	AddMember(ctx context.Context, peerURLs []string, learner bool) (added membership.Member, all []membership.Member, err error)
+	RemoveMember(ctx context.Context, id uint64) ([]membership.Member, error)
+	UpdateMember(ctx context.Context, id uint64, peerURLs []string) ([]membership.Member, error)
+	PromoteMember(ctx context.Context, id uint64) ([]membership.Member, error)
+	// TransferLeader returns once the other member leads. Leader only.
+	TransferLeader(ctx context.Context, to uint64) error
 }

@@ -22,15 +22,18 @@ type Config struct {
 	Name    string
 	DataDir string // default <name>.muster
 
-	ListenClientURLs, AdvertiseClientURLs       []string
-	ListenPeerURLs, InitialAdvertisePeerURLs    []string
-	ListenMetricsURLs                           []string
-	InitialCluster                              string // name=url,name=url…; default this member alone
-	InitialClusterState, InitialClusterToken    string
-	HeartbeatInterval, ElectionTimeout          time.Duration
-	QuotaBackendBytes                           int64 // 0: 2 GiB
-	MaxTxnOps, MaxRequestBytes                  uint
-	MaxConcurrentStreams                        uint32
+	ListenClientURLs, AdvertiseClientURLs    []string
+	ListenPeerURLs, InitialAdvertisePeerURLs []string
+	ListenMetricsURLs                        []string
+	InitialCluster                           string // name=url,name=url…; default this member alone
+	InitialClusterState, InitialClusterToken string
+	HeartbeatInterval, ElectionTimeout       time.Duration
+	QuotaBackendBytes                        int64 // 0: 2 GiB
+	MaxTxnOps, MaxRequestBytes               uint
+	MaxConcurrentStreams                     uint32
+	// StrictReconfigCheck refuses membership changes that could cost the quorum.
+	StrictReconfigCheck                         bool
+	MaxLearners                                 uint
 	AutoCompactionMode, AutoCompactionRetention string
 	WatchProgressNotifyInterval                 time.Duration
 	WarningUnaryRequestDuration                 time.Duration
@@ -82,6 +85,8 @@ func Default() Config {
 		MaxTxnOps:                   128,
 		MaxRequestBytes:             1536 * 1024,
 		MaxConcurrentStreams:        1 << 16,
+		StrictReconfigCheck:         true,
+		MaxLearners:                 1,
 		AutoCompactionMode:          "periodic",
 		AutoCompactionRetention:     "0",
 		WatchProgressNotifyInterval: 10 * time.Minute,

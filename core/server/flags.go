@@ -104,6 +104,8 @@ func (c *Config) AddFlags(fs *pflag.FlagSet) *Flags {
 	fs.UintVar(&c.MaxTxnOps, "max-txn-ops", c.MaxTxnOps, "operations allowed in a txn")
 	fs.UintVar(&c.MaxRequestBytes, "max-request-bytes", c.MaxRequestBytes, "bytes allowed in a request")
 	fs.Var(streamCount{&c.MaxConcurrentStreams}, "max-concurrent-streams", "calls a client connection may have open at a time")
+	fs.BoolVar(&c.StrictReconfigCheck, "strict-reconfig-check", c.StrictReconfigCheck, "refuse membership changes that could cost the quorum")
+	fs.UintVar(&c.MaxLearners, "max-learners", c.MaxLearners, "learners a new cluster may have at a time")
 	fs.StringVar(&c.AutoCompactionMode, "auto-compaction-mode", c.AutoCompactionMode, "periodic or revision")
 	fs.StringVar(&c.AutoCompactionRetention, "auto-compaction-retention", c.AutoCompactionRetention, "history kept: a duration or hours, or a number of revisions (0: all)")
 	fs.DurationVar(&c.WatchProgressNotifyInterval, "watch-progress-notify-interval", c.WatchProgressNotifyInterval, "how often idle watchers that ask for it hear where they stand")

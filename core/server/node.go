@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"errors"
 	"math"
 	"net"
 	"time"
@@ -39,9 +38,6 @@ func openNode(ctx context.Context, cfg node.Config) (Node, error) {
 
 // nodeConfig is the one place where a server's settings become a node's.
 func nodeConfig(c *Config, peers []net.Listener, in *ops.Instruments) (node.Config, error) {
-	if c.InitialClusterState == "existing" {
-		return node.Config{}, errors.New("--initial-cluster-state: joining an existing cluster is not supported yet: found one with \"new\"")
-	}
 	members, err := parseCluster(c.InitialCluster)
 	if err != nil {
 		return node.Config{}, err
@@ -51,6 +47,7 @@ func nodeConfig(c *Config, peers []net.Listener, in *ops.Instruments) (node.Conf
 		Dir:            c.DataDir,
 		InitialCluster: members,
 		Token:          c.InitialClusterToken,
+		Join:           c.InitialClusterState == "existing",
 		ClientURLs:     c.AdvertiseClientURLs,
 		PeerListeners:  peers,
 		Tick:           c.HeartbeatInterval,
@@ -61,11 +58,15 @@ func nodeConfig(c *Config, peers []net.Listener, in *ops.Instruments) (node.Conf
 				MaxTxnOps:       int64(c.MaxTxnOps),
 				MaxRequestBytes: int64(c.MaxRequestBytes),
 				MinLeaseTTL:     int64(math.Ceil(1.5 * c.ElectionTimeout.Seconds())),
+				MaxLearners:     int64(c.MaxLearners),
 			},
 			Logger: c.Logger,
 		},
 		Watch:  watch.Config{Logger: c.Logger},
 		NoSync: c.UnsafeNoFsync,
+
+		NoStrictReconfig: !c.StrictReconfigCheck,
+
 		Logger: c.Logger,
 		Metrics: node.Metrics{
 			LogSync:         func(d time.Duration) { in.WALFsync.Observe(d.Seconds()) },

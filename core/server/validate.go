@@ -121,6 +121,9 @@ func (c *Config) validateLimits() []error {
 	if c.MaxRequestBytes == 0 || c.MaxRequestBytes > 64<<20 {
 		bad("max-request-bytes", "%d is not between 1 and 64 MiB", c.MaxRequestBytes)
 	}
+	if c.MaxLearners == 0 {
+		bad("max-learners", "must be above 0")
+	}
 	if c.MaxConcurrentStreams == 0 {
 		bad("max-concurrent-streams", "must be above 0")
 	}

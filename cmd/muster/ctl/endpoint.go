@@ -22,7 +22,7 @@ func endpointCommand(g *globals) *cobra.Command {
   muster ctl endpoint status --cluster -w table`,
 	}
 	cmd.PersistentFlags().BoolVar(&cluster, "cluster", false, "ask every member of the cluster, as --endpoints knows it")
-	cmd.AddCommand(endpointHealthCommand(g, &cluster), endpointStatusCommand(g, &cluster))
+	cmd.AddCommand(endpointHealthCommand(g, &cluster), endpointStatusCommand(g, &cluster), endpointHashKVCommand(g, &cluster))
 	return cmd
 }
 

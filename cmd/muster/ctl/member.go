@@ -13,7 +13,7 @@ func memberCommand(g *globals) *cobra.Command {
 		Short:   "The cluster's members",
 		Example: `  muster ctl member list -w table`,
 	}
-	cmd.AddCommand(memberListCommand(g))
+	cmd.AddCommand(memberListCommand(g), memberAddCommand(g), memberRemoveCommand(g), memberUpdateCommand(g), memberPromoteCommand(g))
 	return cmd
 }
 

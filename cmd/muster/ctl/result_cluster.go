@@ -55,35 +55,44 @@ func (r membersResult) fields(t *text) {
 	}
 }
 
-// json has its ids in hexadecimal with --hex, the only answer whose json form heeds it.
+// json has its ids in hexadecimal with --hex; only answers about members heed it.
 func (r membersResult) json(hex bool) any {
 	if !hex {
 		return r.MemberListResponse
 	}
-	type header struct {
+	return struct {
+		Header  any `json:"header"`
+		Members any `json:"members"`
+	}{hexHeader(r.GetHeader()), hexMembers(r.GetMembers())}
+}
+func (r membersResult) message() proto.Message { return r.MemberListResponse }
+
+func hexHeader(h *pb.ResponseHeader) any {
+	return struct {
 		ClusterID string `json:"cluster_id"`
 		MemberID  string `json:"member_id"`
 		Revision  int64  `json:"revision,omitempty"`
 		RaftTerm  uint64 `json:"raft_term,omitempty"`
-	}
-	type member struct {
+	}{fmt.Sprintf("%x", h.GetClusterId()), fmt.Sprintf("%x", h.GetMemberId()), h.GetRevision(), h.GetRaftTerm()}
+}
+
+func hexMember(m *pb.Member) any {
+	return struct {
 		ID         string   `json:"ID"`
 		Name       string   `json:"name,omitempty"`
 		PeerURLs   []string `json:"peerURLs,omitempty"`
 		ClientURLs []string `json:"clientURLs,omitempty"`
 		IsLearner  bool     `json:"isLearner,omitempty"`
-	}
-	h := r.GetHeader()
-	members := make([]member, 0, len(r.GetMembers()))
-	for _, m := range r.GetMembers() {
-		members = append(members, member{fmt.Sprintf("%x", m.GetID()), m.GetName(), m.GetPeerURLs(), m.GetClientURLs(), m.GetIsLearner()})
-	}
-	return struct {
-		Header  header   `json:"header"`
-		Members []member `json:"members"`
-	}{header{fmt.Sprintf("%x", h.GetClusterId()), fmt.Sprintf("%x", h.GetMemberId()), h.GetRevision(), h.GetRaftTerm()}, members}
+	}{fmt.Sprintf("%x", m.GetID()), m.GetName(), m.GetPeerURLs(), m.GetClientURLs(), m.GetIsLearner()}
 }
-func (r membersResult) message() proto.Message { return r.MemberListResponse }
+
+func hexMembers(members []*pb.Member) []any {
+	all := make([]any, 0, len(members))
+	for _, m := range members {
+		all = append(all, hexMember(m))
+	}
+	return all
+}
 
 type endpointHealth struct {
 	Endpoint string `json:"endpoint"`

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
+	"github.com/musterhq/muster/core/node"
 	"github.com/musterhq/muster/core/server"
 )
 
@@ -165,7 +166,11 @@ func serve(ctx context.Context, cfg server.Config, signals chan os.Signal) (sig 
 	case sig = <-signals:
 		cfg.Logger.Info("received signal; shutting down", "signal", sig.String())
 	case <-r.s.Failed():
-		failure = r.s.Err()
+		// A removed member has done as it was told, and said so in its log: a
+		// supervisor must not start it again.
+		if failure = r.s.Err(); errors.Is(failure, node.ErrRemoved) {
+			failure = nil
+		}
 	}
 	go func() {
 		<-signals

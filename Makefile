@@ -7,7 +7,7 @@ SEED    ?= 1
 TIME    ?= 10m
 LINT    := $(GO) tool -modfile=.ci/tools.mod golangci-lint
 
-.PHONY: build test race sim sim-crash sim-soak fuzz compat bench bench-etcd lint proto cluster check clean
+.PHONY: build test race sim sim-shrink sim-mutants sim-crash sim-soak fuzz compat bench bench-etcd lint proto cluster check clean
 
 build: ## one static binary in bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/muster ./cmd/muster
@@ -21,8 +21,14 @@ RACE_PKGS = $(shell $(GO) list $(PKGS) | grep -vE 'muster/cmd/muster/(e2e|regist
 race: ## the same under the race detector, fewer seeds
 	$(GO) test -race -short -timeout 10m $(RACE_PKGS)
 
-sim: ## replay one simulation: make sim SEED=42
-	$(GO) test ./core/simtest -run TestSeed -v -count=1 -args -seed=$(SEED)
+sim: ## replay one simulation: make sim SEED=42 ARGS='-members=3 -without=pause'
+	$(GO) test ./core/simtest -run TestSeed -v -count=1 -args -seed=$(SEED) $(ARGS)
+
+sim-shrink: ## the smallest run that still shows a seed's failure: make sim-shrink SEED=42
+	$(GO) test ./core/simtest -run TestShrink -v -count=1 -args -shrink -seed=$(SEED) $(ARGS)
+
+sim-mutants: ## every known bug is switched on in turn and must be found
+	$(GO) test ./core/simtest -tags simbugs -run TestMutants -v -count=1
 
 sim-crash: ## a power cut at every I/O of a small workload, in every way
 	$(GO) test ./core/simtest -run TestEveryCrashPoint -v -count=1 -args -every

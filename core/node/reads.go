@@ -64,7 +64,7 @@ func (r *reads) ask(s *Stepper) {
 	// life, still under way, tells an index from before what was acknowledged since.
 	r.ctx, r.age = s.cfg.NextID(), 0
 	if simbug.On(simbug.ReusedReadID) {
-		r.ctx = r.ctx%8 + 1
+		r.ctx = r.ctx%2 + 1
 	}
 	s.r.ReadIndex(r.name(s))
 }

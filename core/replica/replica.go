@@ -48,6 +48,16 @@ type Replica struct {
 	// lazy is a hard state whose only news is the commit index: it need not
 	// be durable, so it rides along with the next write.
 	lazy *raftpb.HardState
+	// catching are the followers that have been sent a checkpoint and need the
+	// log after it next: their pins move on with them.
+	catching      map[uint64]*catching
+	electionTicks int
+}
+
+// catching is how far such a follower has come.
+type catching struct {
+	match uint64
+	idle  int // ticks since that last changed
 }
 
 // AppendTask is one write to the log: entries, a hard state, or a checkpoint
@@ -126,11 +136,22 @@ func New(c Config) (*Replica, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start raft: %w", err)
 	}
-	return &Replica{raw: raw, win: win, id: c.ID, term: c.HardState.GetTerm(), applied: c.Applied}, nil
+	return &Replica{raw: raw, win: win, id: c.ID, term: c.HardState.GetTerm(), applied: c.Applied, catching: map[uint64]*catching{}, electionTicks: c.ElectionTicks}, nil
 }
 
 // Tick advances raft's clock by one tick.
-func (r *Replica) Tick() { r.raw.Tick() }
+func (r *Replica) Tick() {
+	r.raw.Tick()
+	for to, c := range r.catching {
+		if c.idle++; c.idle > patience*r.electionTicks {
+			r.unpin(to)
+		}
+	}
+}
+
+// patience is how many election time-outs the log is held for a follower that
+// does not move.
+const patience = 10
 
 // Campaign starts an election at once, without waiting for the time-out: what
 // a lone member does on start.
@@ -173,16 +194,48 @@ func (r *Replica) ReportUnreachable(id uint64) { r.raw.ReportUnreachable(id) }
 
 // PinSnapshot keeps the entries after index while a checkpoint is on its way
 // to a follower.
-func (r *Replica) PinSnapshot(to, index uint64) { r.win.pins[to] = index }
+func (r *Replica) PinSnapshot(to, index uint64) {
+	r.win.pins[to] = index
+	delete(r.catching, to)
+}
 
-// ReportSnapshot ends a checkpoint transfer.
+// ReportSnapshot ends a checkpoint transfer. The log written meanwhile stays
+// until the follower has it, or it would need another checkpoint at once.
 func (r *Replica) ReportSnapshot(to uint64, ok bool) {
-	delete(r.win.pins, to)
 	status := raft.SnapshotFinish
-	if !ok {
+	if ok {
+		r.catching[to] = &catching{}
+	} else {
+		r.unpin(to)
 		status = raft.SnapshotFailure
 	}
 	r.raw.ReportSnapshot(to, status)
+}
+
+func (r *Replica) unpin(to uint64) {
+	delete(r.win.pins, to)
+	delete(r.catching, to)
+}
+
+// movePins lets the pins follow those they are for, up to where they need none.
+func (r *Replica) movePins() {
+	if len(r.catching) == 0 {
+		return
+	}
+	progress := r.raw.Status().Progress
+	for to, c := range r.catching {
+		p, ok := progress[to]
+		if !ok || p.Match >= r.applied {
+			r.unpin(to)
+			continue
+		}
+		if p.Match > c.match {
+			c.match, c.idle = p.Match, 0
+		}
+		if at, pinned := r.win.pins[to]; pinned {
+			r.win.pins[to] = max(at, c.match)
+		}
+	}
 }
 
 // Status returns raft's own status, with every follower's progress on a leader.
@@ -301,6 +354,7 @@ func (r *Replica) Applied(t *ApplyTask) {
 		r.applied = max(r.applied, t.Entries[n-1].GetIndex())
 	}
 	_ = r.raw.Step(t.response)
+	r.movePins()
 	r.win.trim(r.applied)
 }
 

@@ -64,6 +64,8 @@ func (c *client) next() {
 	switch x := w.rng.IntN(100); {
 	case c.end:
 		c.write(m, key, opRecord{kind: opPut, value: value})
+	case w.opts.leasesOnly && x < 80:
+		c.leaseOp(m, value)
 	case x < 30:
 		c.read(m, key)
 	case x < 35:

@@ -46,14 +46,6 @@ func workload(restart int) func(*World) {
 	}
 }
 
-// cutOff isolates a member.
-func (w *World) cutOff(slot int) {
-	for i := range w.members {
-		w.net.links[i][slot].cut = i != slot
-		w.net.links[slot][i].cut = i != slot
-	}
-}
-
 // TestEveryCrashPoint plays the workload once for every I/O of one member that a
 // crash could fall on, recovery included, and for every way in which a crash
 // treats what was not synced.

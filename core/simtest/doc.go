@@ -12,23 +12,28 @@
 //
 // # What is checked
 //
+//   - Every committed entry is carried out by core/spec as well: revisions,
+//     answers to clients and, now and then, the whole state must agree.
+//   - Every member applies the same entries and events and has the same running
+//     hash at each index; every value is written once.
 //   - Linearizability of every key's history (porcupine; Horn and Kroening's
-//     per-key partition), operations with unknown outcome included.
-//   - The committed log is played on core/spec: every reply a member builds is
-//     the specification's, and every read is of the committed history.
-//   - Every member applies the same events at each revision and has the same
-//     running hash at each index.
-//   - Watchers: every revision's events once, in order, whole, none missing, across
-//     crashes, checkpoint installs and moves to other members.
-//   - Leases: never gone before the last answered renewal plus TTL (less clock
-//     drift); gone soon after when nobody renews.
+//     per-key partition), operations with unknown outcome included. Reads of one
+//     and of many keys show a committed state, not older than anything that was
+//     acknowledged before they began.
+//   - Watchers: every revision's events once, in order, whole, none missing, with
+//     the right previous pair, across crashes, checkpoint installs and moves to
+//     other members.
+//   - Leases: never gone before the last answered renewal plus TTL on the fastest
+//     clock there may be; gone soon after when nobody renews.
+//   - A damaged file is refused or another one stands in for it; a failed
+//     checkpoint stops nobody.
 //   - Once faults stop: every member catches up, every client is served.
 //
 // # Determinism
 //
 // The same seed gives the same run: all randomness comes from one generator,
 // raft's own (crypto/rand) is seeded through testing/cryptotest, and nothing
-// depends on map order or real time. A failing seed prints the command that
+// depends on map order or real time; a hash over every step and message says so. A failing seed prints the command that
 // replays it. One simulation per process at a time.
 //
 // # Left out

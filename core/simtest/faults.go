@@ -100,6 +100,19 @@ func faultKinds() []faultKind {
 			w.after(d, func() { m.wake(life) })
 			return true
 		}},
+		{"leader pauses and is cut off", 3, func(w *World, _ *member) bool {
+			l := w.leader()
+			if l == nil || w.now < l.pause {
+				return false
+			}
+			// When it wakes it takes itself for the leader until it notices.
+			d, life := w.between(2*time.Second, 6*time.Second), l.life
+			l.pause = w.now + d
+			w.cutOff(l.slot)
+			w.after(d, func() { l.wake(life) })
+			w.after(d+2*time.Second, w.net.repair)
+			return true
+		}},
 		{"slow disk", 6, func(w *World, m *member) bool {
 			m.slow = w.between(time.Millisecond, 400*time.Millisecond)
 			w.after(w.between(time.Second, 5*time.Second), func() { m.slow = 0 })
@@ -194,6 +207,14 @@ func (w *World) crashFor(m *member, d time.Duration) {
 	}
 	m.crash(w.crashMode())
 	m.startIn(d)
+}
+
+// cutOff isolates a member.
+func (w *World) cutOff(slot int) {
+	for i := range w.members {
+		w.net.links[i][slot].cut = i != slot
+		w.net.links[slot][i].cut = i != slot
+	}
 }
 
 // partition splits the members into two sides that do not hear each other.

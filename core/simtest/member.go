@@ -39,6 +39,8 @@ type member struct {
 	disk disk
 	dead bool // the power is gone
 
+	savesSince int // checkpoints of its own since the last one from a leader
+
 	rate  float64       // of its monotonic clock
 	boot  time.Duration // world time its clock counts from
 	skew  int64         // of its wall clock
@@ -121,7 +123,7 @@ func (m *member) notStarted(err error) {
 	switch {
 	case m.dead:
 		m.lose(m.w.crashMode())
-	case m.disk.damaged && (errors.Is(err, checkpoint.ErrCorrupt) || errors.Is(err, wal.ErrCorrupt) || errors.Is(err, node.ErrLogGap)):
+	case m.disk.damaged && (errors.Is(err, checkpoint.ErrCorrupt) || errors.Is(err, wal.ErrCorrupt) || errors.Is(err, node.ErrLogGap) && m.savesSince == 0):
 		// Refused, as it must be. (A gap: the log was started over after a
 		// checkpoint from the leader, so no older one can stand in for that.)
 		// The operator brings the file back from the mirror.
@@ -213,6 +215,8 @@ func (m *member) wake(life int) {
 	}
 	held := m.held
 	m.held = nil
+	// They came by different connections: nobody knows which is read first.
+	m.w.rng.Shuffle(len(held), func(i, j int) { held[i], held[j] = held[j], held[i] })
 	for _, f := range held {
 		m.do(life, f)
 	}
@@ -314,7 +318,11 @@ func (m *member) startApply() {
 	}
 	m.applying = true
 	life := m.life
-	m.w.after(m.w.between(10*time.Microsecond, 500*time.Microsecond), func() {
+	takes := m.w.between(10*time.Microsecond, 500*time.Microsecond)
+	if m.applies[0].Restore != nil || m.w.chance(0.005) {
+		takes = m.w.between(time.Millisecond, 400*time.Millisecond) // loading a checkpoint, or much to do
+	}
+	m.w.after(takes, func() {
 		m.do(life, func() {
 			t := m.applies[0]
 			m.applies = m.applies[1:]
@@ -358,6 +366,7 @@ func (m *member) checkpoint() {
 func (m *member) save(v *machine.View) {
 	m.w.stats.Faults["checkpoint"]++
 	m.w.note('p', m.slot, nil)
+	before := m.n.Checkpoints.Oldest()
 	err := m.n.Save(context.Background(), v, nil)
 	if err != nil && !m.dead {
 		m.w.stats.Faults["checkpoint failed"]++
@@ -365,6 +374,9 @@ func (m *member) save(v *machine.View) {
 			m.w.fail("%s: checkpoint: %v", m.name, err)
 		}
 		return
+	}
+	if m.n.Checkpoints.Oldest() != before {
+		m.savesSince++
 	}
 	if err == nil && !m.writing {
 		err = m.n.ReleaseLog()
@@ -408,6 +420,7 @@ func (m *member) sendSnapshot(announce *raftpb.Message) {
 // install takes a checkpoint from a peer and reports whether it is in place.
 func (m *member) install(from uint64, announce *raftpb.Message, body []byte) bool {
 	m.w.note('i', m.slot, body)
+	m.savesSince = 0
 	if !m.w.noBreaks && m.w.chance(0.1) {
 		body = body[:m.w.rng.IntN(len(body))] // the connection broke
 	}

@@ -1,6 +1,7 @@
 package simtest
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"maps"
@@ -11,9 +12,15 @@ import (
 )
 
 var (
-	seedFlag  = flag.Uint64("seed", 0, "replay one seed (make sim SEED=n)")
-	everyFlag = flag.Bool("every", false, "crash at every single I/O (make sim-crash)")
-	soakFlag  = flag.Duration("soak", 0, "run fresh seeds for so long (make sim-soak TIME=8h)")
+	seedFlag     = flag.Uint64("seed", 0, "replay one seed (make sim SEED=n)")
+	membersFlag  = flag.Int("members", 0, "members of the cluster (default: drawn from the seed)")
+	clientsFlag  = flag.Int("clients", 0, "clients (default 5)")
+	watchersFlag = flag.Int("watchers", 0, "watchers (default 3)")
+	durationFlag = flag.Duration("duration", 0, "virtual time with faults (default 1m)")
+	withoutFlag  = flag.String("without", "", "kinds of fault to leave out, separated by commas")
+	shrinkFlag   = flag.Bool("shrink", false, "look for the smallest run in which the seed fails")
+	everyFlag    = flag.Bool("every", false, "crash at every single I/O (make sim-crash)")
+	soakFlag     = flag.Duration("soak", 0, "run fresh seeds for so long (make sim-soak TIME=8h)")
 )
 
 // fixedSeeds is what `make test` plays. A seed that once failed joins regressions.
@@ -24,7 +31,9 @@ var regressions = []uint64{
 	1795364121365042878, // a read error on the start counter had command ids given out again
 }
 
-func replay(seed uint64) string { return fmt.Sprintf("replay with: make sim SEED=%d", seed) }
+func replay(seed uint64) string {
+	return fmt.Sprintf("replay with: make sim SEED=%[1]d\nshrink with: make sim-shrink SEED=%[1]d", seed)
+}
 
 func TestFixedSeedsKeepEveryPromise(t *testing.T) {
 	if *seedFlag != 0 || *soakFlag != 0 {
@@ -55,11 +64,103 @@ func TestSeed(t *testing.T) {
 	if *seedFlag == 0 {
 		*seedFlag = 1
 	}
-	stats, err := Run(t, Options{Seed: *seedFlag, Verbose: testing.Verbose()})
+	if *shrinkFlag {
+		return
+	}
+	opts := flagged()
+	opts.Verbose = testing.Verbose()
+	stats, err := Run(t, opts)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, replay(*seedFlag))
 	}
 	report(t, 1, stats, 0)
+}
+
+// flagged is the run that the command line asks for.
+func flagged() Options {
+	opts := Options{
+		Seed: *seedFlag, Members: *membersFlag, Clients: *clientsFlag, Watchers: *watchersFlag, Duration: *durationFlag,
+	}
+	if *withoutFlag != "" {
+		opts.Without = strings.Split(*withoutFlag, ",")
+	}
+	return opts
+}
+
+// TestShrink makes a failing run smaller, step by step, as long as it fails.
+func TestShrink(t *testing.T) {
+	if !*shrinkFlag {
+		return
+	}
+	try := func(opts Options) (err error) {
+		t.Run("try", func(t *testing.T) { _, err = Run(t, opts) })
+		return err
+	}
+	best := flagged()
+	failure := try(best)
+	if failure == nil {
+		t.Fatalf("seed %d does not fail", best.Seed)
+	}
+	for smaller := true; smaller; {
+		smaller = false
+		for _, opts := range reductions(best) {
+			if err := try(opts); err != nil {
+				best, failure, smaller = opts, err, true
+				break
+			}
+		}
+	}
+	t.Logf("%v\nmake sim SEED=%d ARGS='%s'", failure, best.Seed, arguments(best))
+}
+
+// reductions are the next smaller runs, the ones that save most first.
+func reductions(o Options) []Options {
+	var out []Options
+	with := func(change func(*Options)) {
+		smaller := o
+		change(&smaller)
+		out = append(out, smaller)
+	}
+	if d := cmp.Or(o.Duration, time.Minute); d > 2*time.Second {
+		with(func(o *Options) { o.Duration = d / 2 })
+		with(func(o *Options) { o.Duration = d * 4 / 5 })
+	}
+	for _, k := range FaultNames() {
+		if !slices.Contains(o.Without, k) {
+			with(func(o *Options) { o.Without = append(slices.Clone(o.Without), k) })
+		}
+	}
+	if n := cmp.Or(o.Clients, 5); n > 1 {
+		with(func(o *Options) { o.Clients = n - 1 })
+	}
+	if n := cmp.Or(o.Watchers, 3); n > 1 {
+		with(func(o *Options) { o.Watchers = n - 1 })
+	}
+	for _, n := range []int{1, 3} {
+		if o.Members == 0 || n < o.Members {
+			with(func(o *Options) { o.Members = n })
+		}
+	}
+	return out
+}
+
+func arguments(o Options) string {
+	var args []string
+	number := func(name string, n int) {
+		if n != 0 {
+			args = append(args, fmt.Sprintf("-%s=%d", name, n))
+		}
+	}
+	number("members", o.Members)
+	number("clients", o.Clients)
+	number("watchers", o.Watchers)
+	if o.Duration != 0 {
+		args = append(args, fmt.Sprint("-duration=", o.Duration))
+	}
+	if len(o.Without) > 0 {
+		args = append(args, fmt.Sprintf("-without=%q", strings.Join(o.Without, ",")))
+	}
+	return strings.Join(args, " ")
 }
 
 // Every step of a run, down to the bytes of its messages, follows from the seed.

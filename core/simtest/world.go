@@ -36,6 +36,8 @@ type Options struct {
 	script func(*World)
 	think  time.Duration
 	shape  *shape
+	// leasesOnly has clients do little but grant and renew.
+	leasesOnly bool
 }
 
 // shape is the part of a cluster's configuration that differs from seed to
@@ -228,7 +230,7 @@ func (w *World) play() {
 
 const (
 	calmTime = 60 * time.Second
-	maxSteps = 500_000 // ten times what the busiest run takes
+	maxSteps = 250_000 // ten times what the busiest run takes
 )
 
 // until handles events up to a point in virtual time.

@@ -1,0 +1,114 @@
+//go:build simbugs
+
+package simtest
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/musterhq/muster/core/simbug"
+)
+
+// mutant says within how many seeds a bug must be found, and in what kind of run
+// if not in any. Seeds count from 1; the table in DESIGN.md has what was needed.
+type mutant struct {
+	seeds  uint64
+	narrow func(*Options)
+}
+
+var mutants = map[simbug.Bug]mutant{
+	simbug.SkipSync:         {seeds: 5},
+	simbug.AckBeforeDurable: {seeds: 20},
+	simbug.ForgetVote:       {seeds: 5},
+	simbug.SkipDirSync:      {seeds: 5},
+	simbug.LogNotReset:      {seeds: 60, narrow: cutWhileInstalling},
+	simbug.ReleaseTooMuch:   {seeds: 20},
+	simbug.AckBeforeCommit:  {seeds: 5},
+	simbug.TellRefused:      {seeds: 50},
+	simbug.ForwardTwice:     {seeds: 5},
+	simbug.NoReadBarrier:    {seeds: 5},
+	simbug.ReadBeforeTerm:   {seeds: 40, narrow: members(1)},
+	simbug.OldReadIndex:     {seeds: 100, narrow: only("bad network", "leader transfer", "pause", "slow disk")},
+	simbug.ReusedReadID:     {seeds: 100, narrow: only("bad network", "leader transfer", "pause", "slow disk")},
+	simbug.RestoreEarly:     {seeds: 100, narrow: sendingCheckpoints},
+	simbug.IndexAhead:       {seeds: 5},
+	simbug.IndexBehind:      {seeds: 5},
+	simbug.DropTombstone:    {seeds: 20},
+	simbug.RevisionFalls:    {seeds: 20},
+	simbug.LeaseKeysStay:    {seeds: 5},
+	simbug.CatchUpGap:       {seeds: 5},
+	simbug.JoinGap:          {seeds: 5},
+	simbug.OverflowGap:      {seeds: 5},
+	simbug.ReplayOld:        {seeds: 10},
+	simbug.FutureGetsOld:    {seeds: 10},
+	simbug.ProgressAhead:    {seeds: 5},
+	simbug.PrevIsNew:        {seeds: 5},
+	simbug.RenewExpiring:    {seeds: 60, narrow: slowLeases},
+	simbug.RenewUnconfirmed: {seeds: 100, narrow: pausedLeaders},
+	simbug.OldLeaderExpires: {seeds: 20},
+	simbug.NoExtension:      {seeds: 10},
+}
+
+func members(n int) func(*Options) { return func(o *Options) { o.Members = n } }
+
+func only(kinds ...string) func(*Options) {
+	return func(o *Options) {
+		o.Members = 3
+		o.Without = slices.DeleteFunc(FaultNames(), func(k string) bool { return slices.Contains(kinds, k) })
+	}
+}
+
+func sendingCheckpoints(o *Options) {
+	only("crash", "partition", "pause", "slow disk", "checkpoint at a bad moment")(o)
+	o.shape = small()
+}
+
+func cutWhileInstalling(o *Options) {
+	only("power cut between I/Os", "partition", "pause")(o)
+	o.shape = small()
+}
+
+func slowLeases(o *Options) {
+	only("slow disk", "disk stall", "one-way cut")(o)
+	o.shape = small()
+	o.Clients = 12
+}
+
+func pausedLeaders(o *Options) {
+	only("leader pauses and is cut off")(o)
+	o.shape = small()
+	o.leasesOnly = true
+}
+
+// TestMutants switches every known bug on and wants it found. In short mode the
+// ones that need many seeds are left out.
+func TestMutants(t *testing.T) {
+	for _, bug := range simbug.All() {
+		m, ok := mutants[bug]
+		if !ok {
+			t.Errorf("%s stands in no table", bug)
+			continue
+		}
+		if testing.Short() && m.seeds > 20 {
+			continue
+		}
+		t.Run(string(bug), func(t *testing.T) {
+			simbug.Switch(bug)
+			defer simbug.Switch("")
+			for seed := range m.seeds {
+				opts := Options{Seed: seed + 1}
+				if m.narrow != nil {
+					m.narrow(&opts)
+				}
+				var err error
+				t.Run(fmt.Sprint("seed=", opts.Seed), func(t *testing.T) { _, err = Run(t, opts) })
+				if err != nil {
+					fmt.Printf("| `%s` | %d | %d | %.150q |\n", bug, opts.Seed, m.seeds, err)
+					return
+				}
+			}
+			t.Errorf("not found within %d seeds: the simulator is blind to it", m.seeds)
+		})
+	}
+}

@@ -75,7 +75,7 @@ func TestMistakesOnTheCommandLineAreNamedWithTheirRemedy(t *testing.T) {
 		{"a file that isn't there", []string{"--config-file=/nonexistent.yaml"}, []string{"--config-file", "no such file"}},
 		{"a file that is no YAML", []string{"--config-file=" + writeFile(t, "c.yaml", "name: [\n")}, []string{"--config-file", "c.yaml"}},
 		{"a file that is a list", []string{"--config-file=" + writeFile(t, "c.yaml", "- name\n")}, []string{"--config-file", "c.yaml"}},
-		{"unknown field in the file", []string{"--config-file=" + writeFile(t, "c.yaml", "name: x\nnmae: y\n")}, []string{"--config-file", `"nmae"`, "remove it"}},
+		{"unknown field in the file", []string{"--config-file=" + writeFile(t, "c.yaml", "name: x\nnames: y\n")}, []string{"--config-file", `"names"`, "remove it"}},
 		{"wrong value in the file", []string{"--config-file=" + writeFile(t, "c.yaml", "max-txn-ops: many\n")}, []string{"--config-file", `"max-txn-ops"`}},
 	}
 	for _, test := range tests {

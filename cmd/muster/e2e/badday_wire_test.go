@@ -69,7 +69,9 @@ func TestGarbageOnEveryPortHarmsNobody(t *testing.T) {
 	}
 	preface := []byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
 	payloads := [][]byte{
-		nil, {0}, noise(1), noise(100), noise(64 << 10),
+		nil,
+		{0},
+		noise(1), noise(100), noise(64 << 10),
 		[]byte("GET /"), []byte("GET / HTTP/1.1\r\n\r\n"), []byte("GET / HTTP/9.9\r\nHost: \x00\r\n\r\n"),
 		[]byte("POST /etcdserverpb.KV/Put HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\nx"),
 		preface[:10], preface, append(preface, noise(1000)...),

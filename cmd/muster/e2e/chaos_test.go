@@ -31,12 +31,15 @@ func TestASingleMemberKilledTenTimesComesBackByItself(t *testing.T) {
 	c := startCluster(t, 1)
 	l := startLoad(t, c)
 	var starts []time.Duration
-	for range 10 {
+	for i := range 10 {
 		c.Members[0].Kill()
 		began := time.Now()
 		c.Members[0].Start(t)
 		starts = append(starts, time.Since(began))
 		l.AwaitWrites()
+		if i == 4 {
+			l.AwaitRenewal()
+		}
 	}
 	l.Verify()
 	report(t, "from start to ready", starts)

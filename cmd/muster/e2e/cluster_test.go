@@ -68,7 +68,7 @@ type Member struct {
 // the test fails.
 func newMember(t *testing.T, name string, args ...string) *Member {
 	t.Helper()
-	home, err := os.MkdirTemp("", "muster-e2e-member-")
+	home, err := os.MkdirTemp("", "muster-e2e-member-") //nolint:usetesting // it is kept if the test fails
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -56,7 +56,6 @@ type process struct {
 	out  *output       // stderr, and stdout if it has none of its own
 	from int           // where in out this life began
 	done chan struct{} // closed once it has ended and its output is complete
-	err  error
 }
 
 // start runs a program in an environment of PATH and env alone. Whatever
@@ -73,7 +72,7 @@ func start(t *testing.T, out *output, dir string, env []string, program string, 
 		t.Fatal(err)
 	}
 	go func() {
-		p.err = p.cmd.Wait()
+		_ = p.cmd.Wait() // how it ended is in ProcessState
 		close(p.done)
 	}()
 	t.Cleanup(p.kill)
@@ -117,7 +116,7 @@ func (p *process) awaitLine(ctx context.Context, text string) error {
 		select {
 		case <-changed:
 		case <-p.done:
-			return fmt.Errorf("ended (%v) before it said %q:\n%s", p.err, text, tail(p.log()))
+			return fmt.Errorf("ended (%v) before it said %q:\n%s", p.cmd.ProcessState, text, tail(p.log()))
 		case <-ctx.Done():
 			return fmt.Errorf("has not said %q:\n%s", text, tail(p.log()))
 		}

@@ -99,7 +99,8 @@ func TestPackagesImportOnlyLowerFloors(t *testing.T) {
 			pkg     string
 			imports []string
 			why     string
-		}) bool {
+		},
+		) bool {
 			return matches(l.pkg, pkg)
 		})
 		if i < 0 {

@@ -29,8 +29,8 @@ type Applier struct {
 	// Publish stores a view for readers, before the hub and any waiter hears
 	// of what is in it.
 	Publish func(*machine.View)
-	// Restore loads the checkpoint at a position.
-	Restore func(index, term uint64) (*machine.Machine, error)
+	// Restore loads the checkpoint at an index.
+	Restore func(index uint64) (*machine.Machine, error)
 
 	conf    *raftpb.ConfState // as of the last entry applied
 	results []machine.Result
@@ -101,7 +101,7 @@ func (a *Applier) applyCommands(index, term uint64, data []byte) error {
 
 func (a *Applier) restore(s *raftpb.Snapshot) error {
 	md := s.GetMetadata()
-	m, err := a.Restore(md.GetIndex(), md.GetTerm())
+	m, err := a.Restore(md.GetIndex())
 	if err != nil {
 		return fmt.Errorf("load the checkpoint received at index %d: %w", md.GetIndex(), err)
 	}

@@ -91,7 +91,7 @@ func bucketsOf(v *machine.View) ([]checkpoint.Bucket, error) {
 	return buckets, nil
 }
 
-func loadCheckpoint(d *checkpoint.Dir, cfg machine.Config, index, term uint64) (*machine.Machine, error) {
+func loadCheckpoint(d *checkpoint.Dir, cfg machine.Config, index uint64) (*machine.Machine, error) {
 	r, err := d.Open(index)
 	if err != nil {
 		return nil, err

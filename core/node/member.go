@@ -150,8 +150,8 @@ func (m *Member) SaveFinal(ctx context.Context) error {
 	return m.ReleaseLog()
 }
 
-func (m *Member) load(index, term uint64) (*machine.Machine, error) {
-	return loadCheckpoint(m.Checkpoints, m.machine, index, term)
+func (m *Member) load(index uint64) (*machine.Machine, error) {
+	return loadCheckpoint(m.Checkpoints, m.machine, index)
 }
 
 // describe answers raft when a follower needs more than the window holds: the

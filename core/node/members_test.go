@@ -483,7 +483,7 @@ func TestJoinerCrashingAtEveryIOBeforeItIsBroughtUpKeepsItsIdentity(t *testing.T
 		if err != nil {
 			return err
 		}
-		defer m.Release() //nolint:errcheck // its disk is about to lose power
+		defer m.Release()
 		m.applier.Hub.(*watch.Hub).Close()
 		if m.ID != self.ID || m.ClusterID != 5 || m.View().Index != 0 {
 			t.Fatalf("came up as %x of %x at index %d", m.ID, m.ClusterID, m.View().Index)

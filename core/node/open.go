@@ -101,13 +101,7 @@ func recoverState(ctx context.Context, cfg *Config) (_ *recovered, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := r.openLog(ctx, cfg, pos); err != nil {
-		return nil, err
-	}
-	if slices.Contains(r.machine.Publish().RemovedMembers, r.id) {
-		return nil, fmt.Errorf("%s: %w", cfg.Dir, ErrRemoved)
-	}
-	return r, nil
+	return r, r.openLog(ctx, cfg, pos)
 }
 
 // countStart raises and returns the start counter, shifted to where it forms
@@ -151,7 +145,7 @@ func (r *recovered) loadNewest(ctx context.Context, cfg *Config) (wal.Position, 
 	if err != nil {
 		return wal.Position{}, err
 	}
-	m, err := loadCheckpoint(r.ckpts, cfg.Machine, info.Index, info.Term)
+	m, err := loadCheckpoint(r.ckpts, cfg.Machine, info.Index)
 	if err != nil {
 		return wal.Position{}, err
 	}
@@ -234,6 +228,8 @@ func (r *recovered) openLog(ctx context.Context, cfg *Config, pos wal.Position) 
 	r.log = log
 	r.id, r.clusterID = rec.Metadata.NodeID, rec.Metadata.ClusterID
 	switch {
+	case slices.Contains(r.machine.Publish().RemovedMembers, r.id):
+		err = fmt.Errorf("%s: %w", cfg.Dir, ErrRemoved)
 	case pos.Index > 0:
 		err = r.checkIdentity(cfg)
 	case rec.Start.Index > 0:

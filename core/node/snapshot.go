@@ -166,7 +166,7 @@ func RestoreSnapshot(ctx context.Context, cfg Config, file string, opts RestoreO
 	if err != nil {
 		return 0, err
 	}
-	defer src.Close()
+	defer src.Close() //nolint:errcheck // it was only read
 	m, err := machine.Refound(cfg.Machine, src, opts.BumpRevision, opts.MarkCompacted, members...)
 	if err != nil {
 		return 0, fmt.Errorf("snapshot %s: %w", file, err)

@@ -229,7 +229,7 @@ type watchMessage struct {
 	fields [72]byte
 }
 
-func (m *watchMessage) marshalWire() (mem.BufferSlice, error) { return m.bufs, nil }
+func (m *watchMessage) marshalWire() (mem.BufferSlice, error) { return m.bufs, nil } //nolint:unparam // wireReply, which others may fail at
 
 // shareFrom is the size from which an event's bytes go to the transport as they
 // are, and not as a copy for each watcher.

@@ -150,6 +150,19 @@ func advice(err error, g *globals) string {
 			return a.text
 		}
 	}
+	for _, a := range []struct{ said, text string }{
+		{"unhealthy cluster", "the leader has not been connected to enough members for five seconds; wait, or bring back those that 'endpoint health --cluster' names"},
+		{"not enough started members", "too few members would be up; start those that 'member list' shows as unstarted, or remove them"},
+		{"in sync with leader", "the learner is still being brought up; start it if it isn't running, and try again a little later"},
+		{"too many learner", "promote or remove the learner there is"},
+		{"member not found", "'member list' shows the members; a removed one never comes back under its id"},
+		{"bad leader transferee", "'member list' shows the members; a learner can't lead"},
+		{"is under way", "one change of the members at a time"},
+	} {
+		if strings.Contains(err.Error(), a.said) {
+			return a.text
+		}
+	}
 	switch status.Code(err) {
 	case codes.InvalidArgument:
 		if strings.Contains(err.Error(), "key is not provided") {

@@ -134,7 +134,7 @@ func (o *options) run(ctx context.Context, log *slog.Logger, opened func(*dnsser
 		go func() { done <- web.Serve(ln) }()
 		defer func() {
 			closing("metrics listener", web.Close)
-			<-done
+			<-done //nolint:errcheck // http.ErrServerClosed
 		}()
 	}
 	opened(server, bound)

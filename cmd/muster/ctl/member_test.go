@@ -1,0 +1,104 @@
+package ctl
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/musterhq/muster/sdk/mustertest"
+)
+
+// says runs a command against a cluster and returns exit code, output and errors.
+func says(t *testing.T, endpoint string, args ...string) (code int, out, errOut string) {
+	t.Helper()
+	var o, e bytes.Buffer
+	code = execute(context.WithoutCancel(t.Context()), append([]string{"--endpoints", endpoint}, args...), strings.NewReader(""), &o, &e)
+	return code, o.String(), e.String()
+}
+
+func TestMembersAreAddedUpdatedAndRemovedAsByEtcdctl(t *testing.T) {
+	cluster := mustertest.Start(t, 1)
+	endpoint := cluster.Endpoints()[0]
+	code, out, errOut := says(t, endpoint, "member", "add", "m1", "--peer-urls=http://127.0.0.1:1,http://127.0.0.1:2", "--learner")
+	added := regexp.MustCompile(`^Member +([0-9a-f]+) added as learner to cluster +[0-9a-f]+\n\nETCD_NAME="m1"\nETCD_INITIAL_CLUSTER="(.*)"\nETCD_INITIAL_ADVERTISE_PEER_URLS="http://127.0.0.1:1,http://127.0.0.1:2"\nETCD_INITIAL_CLUSTER_STATE="existing"\n$`).FindStringSubmatch(out)
+	if code != 0 || added == nil || strings.Count(added[2], "m1=http://127.0.0.1:") != 2 || !strings.Contains(added[2], "m0=http://") {
+		t.Fatalf("exit code %d, output %q, errors %q", code, out, errOut)
+	}
+	id := added[1]
+	for _, c := range []struct {
+		args string
+		code int
+		out  string // a pattern
+		err  string
+	}{
+		{"member list", 0, id + `, unstarted, , http://127.0.0.1:1,http://127.0.0.1:2, , true`, ""},
+		{"member add", 128, "", "Error: member name not provided"},
+		{"member add m2 http://127.0.0.1:3", 128, "", "did you mean --peer-urls=http://127.0.0.1:3"},
+		{"member add m2", 128, "", "Error: member peer urls not provided"},
+		{"member add m2 --peer-urls=http://127.0.0.1:3 --learner", 1, "", "Error: etcdserver: too many learner members in cluster\n"},
+		{"member promote " + id, 1, "", "Error: etcdserver: can only promote a learner member which is in sync with leader\n"},
+		{"member update " + id + " --peer-urls=http://127.0.0.1:4", 0, `^Member +` + id + ` updated in cluster`, ""},
+		{"member update " + id, 128, "", "Error: member peer urls not provided"},
+		{"member remove xyz", 128, "", "expecting ID in Hex"},
+		{"member remove 1", 1, "", "Error: etcdserver: member not found\n"},
+		{"member remove " + id + " -w json", 0, `^{"header":{.*"members":\[{.*"name":"m0"`, ""},
+		{"member remove " + id, 1, "", "Error: etcdserver: member not found\n"},
+		{"move-leader 1", 1, "", "Error: etcdserver: bad leader transferee\n"},
+		{"endpoint hashkv", 0, `^127\S+, \d+, 1\n$`, ""},
+		{"endpoint hashkv --rev 1000", 1, "", "Failed to get the hash of endpoint"},
+	} {
+		code, out, errOut := says(t, strings.TrimPrefix(endpoint, "http://"), strings.Fields(c.args)...)
+		if code != c.code || !regexp.MustCompile(c.out).MatchString(out) || !strings.Contains(errOut, c.err) {
+			t.Errorf("%s: exit code %d, output %q, errors %q; want %d, %q, %q", c.args, code, out, errOut, c.code, c.out, c.err)
+		}
+	}
+}
+
+func TestSnapshotIsSavedDescribedAndRestored(t *testing.T) {
+	cluster := mustertest.Start(t, 1)
+	endpoint := cluster.Endpoints()[0]
+	if code, _, errOut := says(t, endpoint, "put", "k", strings.Repeat("v", 100_000)); code != 0 {
+		t.Fatal(errOut)
+	}
+	dir := t.TempDir()
+	file := filepath.Join(dir, "s.db")
+	if code, out, errOut := says(t, endpoint, "snapshot", "save", file); code != 0 || out != "Snapshot saved at "+file+"\nServer version 3.7.0\n" {
+		t.Fatalf("exit code %d, output %q, errors %q", code, out, errOut)
+	}
+	if names, err := filepath.Glob(file + "*"); err != nil || len(names) != 1 {
+		t.Errorf("left behind: %v, %v", names, err)
+	}
+	if code, out, errOut := says(t, endpoint, "snapshot", "status", file); code != 0 || !regexp.MustCompile(`^[0-9a-f]+, 2, 1, 1\d\d kB, 3.7.0\n$`).MatchString(out) {
+		t.Errorf("status: exit code %d, output %q, errors %q", code, out, errOut)
+	}
+	data := filepath.Join(dir, "data")
+	if code, out, errOut := says(t, endpoint, "snapshot", "restore", file, "--data-dir", data); code != 0 || !strings.Contains(out, "begins at revision 1000000002") {
+		t.Errorf("restore: exit code %d, output %q, errors %q", code, out, errOut)
+	}
+	if code, _, errOut := says(t, endpoint, "snapshot", "restore", file, "--data-dir", data); code != 1 || !strings.Contains(errOut, "not empty") {
+		t.Errorf("restoring again: exit code %d, errors %q", code, errOut)
+	}
+	if code, out, errOut := says(t, endpoint, "snapshot", "restore", file, "--data-dir", data+"2", "--bump-revision", "0"); code != 0 || !strings.Contains(out, "begins at revision 2") {
+		t.Errorf("restore without a bump: exit code %d, output %q, errors %q", code, out, errOut)
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)/2]++
+	if err := os.WriteFile(file, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, verb := range []string{"status", "restore"} {
+		if code, _, errOut := says(t, endpoint, "snapshot", verb, file); code != 1 || !strings.Contains(errOut, "corrupt") {
+			t.Errorf("%s of a damaged file: exit code %d, errors %q", verb, code, errOut)
+		}
+	}
+	if code, _, errOut := says(t, endpoint+",http://127.0.0.1:1", "snapshot", "save", file); code != 5 || !strings.Contains(errOut, "not multiple") {
+		t.Errorf("saving from two members: exit code %d, errors %q", code, errOut)
+	}
+}

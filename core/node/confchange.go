@@ -34,8 +34,9 @@ type changes struct {
 	underWay   bool   // one was proposed here and is not applied:
 	member, id uint64 // this command,
 	committed  bool   // and it will be applied here shortly
-	// waiting came to a leader that had not applied its term's first entry, or
-	// that is slower to apply a change than the member that asked for it.
+	// waiting came to a leader that has not applied yet what was committed when
+	// it came: the rules must not be held against members of the past. At its
+	// term's beginning that is all that came before.
 	waiting *changeRequest
 	moved   uint64 // term in which leadership was handed over for a removal
 }
@@ -45,6 +46,7 @@ type changeRequest struct {
 	from    uint64
 	seq     uint64 // what a refusal goes by
 	context []byte // machine.ConfChangeContext's
+	after   uint64 // what has to be applied before it is decided
 }
 
 // ChangeMembers asks for a membership change, encoded as machine.ConfChangeContext
@@ -92,7 +94,10 @@ func (s *Stepper) tryChange(r changeRequest) error {
 	if s.changes.underWay && !s.changes.committed || s.changes.waiting != nil {
 		return ErrChangeUnderWay
 	}
-	if !s.canChange() {
+	if r.after == 0 {
+		r.after = s.committed
+	}
+	if !s.canChange(r.after) {
 		s.changes.waiting = &r
 		return nil
 	}
@@ -119,13 +124,13 @@ func (s *Stepper) tryChange(r changeRequest) error {
 
 // canChange: raft turns a change into nothing until the leader has applied the
 // one before and all that came before its term.
-func (s *Stepper) canChange() bool {
-	return s.leases.active && !s.changes.underWay && s.r.TermAt(s.r.AppliedIndex()) == s.term
+func (s *Stepper) canChange(after uint64) bool {
+	return s.leases.active && !s.changes.underWay && s.r.AppliedIndex() >= after && s.r.TermAt(s.r.AppliedIndex()) == s.term
 }
 
 // resume takes up the request that waited for this leader to begin.
 func (c *changes) resume(s *Stepper) {
-	if c.waiting == nil || !s.canChange() {
+	if c.waiting == nil || !s.canChange(c.waiting.after) {
 		return
 	}
 	r := *c.waiting
@@ -143,16 +148,16 @@ func (c *changes) demote(s *Stepper) {
 	}
 }
 
-// noteCommitted looks for the change under way among entries about to be applied.
-func (c *changes) noteCommitted(t *replica.ApplyTask) {
-	if !c.underWay || c.committed {
-		return
-	}
+// noteCommitted follows what is about to be applied.
+func (s *Stepper) noteCommitted(t *replica.ApplyTask) {
+	c := &s.changes
 	for _, e := range t.Entries {
-		if member, id, ok := entryID(e); ok && member == c.member && id == c.id {
-			c.committed = true
-			return
+		s.committed = e.GetIndex()
+		if !c.underWay || c.committed || e.GetType() == raftpb.EntryType_EntryNormal {
+			continue
 		}
+		member, id, ok := entryID(e)
+		c.committed = ok && member == c.member && id == c.id
 	}
 }
 

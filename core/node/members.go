@@ -77,6 +77,11 @@ func (n *Node) changeMembers(ctx context.Context, c membership.Change) ([]member
 		if err == nil {
 			return n.Members(), nil
 		}
+		if c.Op == membership.Remove && c.Member.ID == n.Member.ID && errors.Is(n.Err(), ErrRemoved) {
+			// The others applied it before this member had its commit: what it
+			// heard is that it is removed, which is what was asked for.
+			return slices.DeleteFunc(slices.Clone(n.Members()), func(m membership.Member) bool { return m.ID == n.Member.ID }), nil
+		}
 		if !errors.Is(err, errLeaderMoves) {
 			return nil, err
 		}

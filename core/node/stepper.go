@@ -81,8 +81,9 @@ type Stepper struct {
 	// forwarded is the highest sequence number of a batch taken from each member.
 	forwarded map[uint64]uint64
 
-	changes changes
-	heard   map[uint64]time.Duration // when each member was last heard
+	changes   changes
+	committed uint64                   // index of the last entry handed out to be applied
+	heard     map[uint64]time.Duration // when each member was last heard
 }
 
 // Effects is what the owner has to do. Order within each slice matters.
@@ -372,7 +373,7 @@ func (s *Stepper) collect(out replica.Output) {
 		s.eff.Append = append(s.eff.Append, out.Append)
 	}
 	for _, t := range out.Apply {
-		s.changes.noteCommitted(t)
+		s.noteCommitted(t)
 	}
 	s.eff.Apply = append(s.eff.Apply, out.Apply...)
 	s.sendRaft(out.Messages)

@@ -350,17 +350,20 @@ func TestPublishedViewStaysAsItWas(t *testing.T) {
 func TestViewsEndWithAnEntry(t *testing.T) {
 	r := newRig(t, machine.Config{})
 	r.m.Apply(1, 1, (&machine.Command{Kind: machine.Put}).AppendTo(nil), false)
-	for name, f := range map[string]func(){
-		"publishing inside an entry": func() { r.m.Publish() },
-		"going back":                 func() { r.m.EndEntry(1, 1); r.m.EndEntry(1, 1) },
+	for _, c := range []struct { // in this order: the second ends the entry
+		name string
+		f    func()
+	}{
+		{"publishing inside an entry", func() { r.m.Publish() }},
+		{"going back", func() { r.m.EndEntry(1, 1); r.m.EndEntry(1, 1) }},
 	} {
 		func() {
 			defer func() {
 				if recover() == nil {
-					t.Errorf("%s went unnoticed", name)
+					t.Errorf("%s went unnoticed", c.name)
 				}
 			}()
-			f()
+			c.f()
 		}()
 	}
 }

@@ -38,7 +38,7 @@ func newCluster(t *testing.T, n int) []*member {
 		}
 		ms[i] = &member{addr: l.Addr().String(), cfg: Config{
 			Name: fmt.Sprintf("m%d", i), Dir: t.TempDir(), InitialCluster: initial, Token: "test",
-			PeerListeners: []net.Listener{l}, Tick: 20 * time.Millisecond, Logger: testLogger(),
+			PeerListeners: []net.Listener{l}, Tick: 20 * time.Millisecond, SegmentBytes: 1 << 20, Logger: testLogger(),
 			ClientURLs: []string{"http://127.0.0.1:0"}, HealthInterval: time.Millisecond,
 		}}
 		initial[ms[i].cfg.Name] = []string{"http://" + l.Addr().String()}

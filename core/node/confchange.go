@@ -3,6 +3,7 @@ package node
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -37,8 +38,9 @@ type changes struct {
 	// waiting came to a leader that has not applied yet what was committed when
 	// it came: the rules must not be held against members of the past. At its
 	// term's beginning that is all that came before.
-	waiting *changeRequest
-	moved   uint64 // term in which leadership was handed over for a removal
+	waiting  *changeRequest
+	ledSince time.Duration // when this member became leader
+	moved    uint64        // term in which leadership was handed over for a removal
 }
 
 // changeRequest is a change that a caller of ours (from 0) or another member asks for.
@@ -198,7 +200,7 @@ func (s *Stepper) mayChange(c membership.Change) error {
 	if err != nil {
 		return err
 	}
-	if c.Op == membership.Promote {
+	if m, known := set.Lookup(c.Member.ID); c.Op == membership.Promote && (m.IsLearner || !known) {
 		if err := s.learnerReady(c.Member.ID); err != nil {
 			return err
 		}
@@ -262,13 +264,24 @@ func (s *Stepper) connectedVoters(set *membership.Set) (voters, connected int) {
 }
 
 // inContact reports whether a member was heard within an election time-out: a
-// connection alone stays up while the process behind it stands still.
+// connection alone stays up while the process behind it stands still. A new
+// leader has not heard everybody yet, for followers don't talk to each other:
+// at first a connection is all it can go by.
 func (s *Stepper) inContact(id uint64) bool {
 	if id == s.cfg.ID {
 		return true
 	}
-	at, ok := s.heard[id]
-	return ok && s.now-at <= s.cfg.ElectionTimeout
+	if at, ok := s.heard[id]; ok && s.now-at <= s.cfg.ElectionTimeout {
+		return true
+	}
+	if s.now-s.changes.ledSince > s.cfg.ElectionTimeout {
+		return false
+	}
+	if s.cfg.ConnectedSince == nil {
+		return true
+	}
+	_, ok := s.cfg.ConnectedSince(id)
+	return ok
 }
 
 func (s *Stepper) connectedFor(id uint64) bool {

@@ -46,7 +46,7 @@ func prepare(t *testing.T, names ...string) []*member {
 		m := &member{addr: l.Addr().String(), cfg: Config{
 			Name: name, Dir: filepath.Join(t.TempDir(), "data"), InitialCluster: initial, Token: "restored",
 			PeerListeners: []net.Listener{l}, Tick: 20 * time.Millisecond, Logger: testLogger(),
-			ClientURLs: []string{"http://127.0.0.1:0"}, HealthInterval: time.Millisecond,
+			ClientURLs: []string{"http://127.0.0.1:0"}, SegmentBytes: 1 << 20, HealthInterval: time.Millisecond,
 		}}
 		initial[name] = []string{m.url()}
 		ms = append(ms, m)

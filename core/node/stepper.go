@@ -436,6 +436,9 @@ func (s *Stepper) noteRole() {
 		s.versioned = false
 		s.changes.demote(s)
 	}
+	if was != raft.StateLeader && role == raft.StateLeader {
+		s.changes.ledSince = s.now
+	}
 	if changed {
 		s.abandonSent()
 		s.leases.abandonSent(leader)

@@ -1,5 +1,6 @@
 # Muster's tasks. `make test` and `make check` need Go alone; what else they use
-# they fetch through Go's module proxy or install (see .ci/run).
+# they fetch through Go's module proxy or install (see .ci/install).
+SHELL   := /bin/bash
 GO      ?= go
 BIN     := bin
 PKGS    := ./...
@@ -7,13 +8,18 @@ SEED    ?= 1
 TIME    ?= 10m
 LINT    := $(GO) tool -modfile=.ci/tools.mod golangci-lint
 
-.PHONY: build test race sim sim-shrink sim-mutants sim-crash sim-soak fuzz compat bench bench-etcd lint proto cluster check clean
+.PHONY: build deps test race sim sim-shrink sim-mutants sim-crash sim-soak fuzz compat bench bench-etcd lint cluster check clean
 
 build: ## one static binary in bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/muster ./cmd/muster
 
-test: ## every test, the fixed simulation seeds included
-	$(GO) test -timeout 10m $(PKGS)
+deps: ## etcdctl and dig, which the tests use
+	@.ci/install
+
+# The simulator runs apart, to have its report printed.
+test: deps ## every test, the fixed simulation seeds included
+	$(GO) test -timeout 10m $$($(GO) list $(PKGS) | grep -v /core/simtest)
+	set -o pipefail; $(GO) test -timeout 10m -v ./core/simtest | grep -vE '^ *(=== |--- PASS|PASS$$)|^time='
 
 # Packages that only start the real binary have nothing for the race detector.
 RACE_PKGS = $(shell $(GO) list $(PKGS) | grep -vE 'muster/cmd/muster/(e2e|registrar)$$|musterhq/muster$$')
@@ -41,7 +47,7 @@ fuzz: ## each fuzz target for ten seconds
 	  for f in $$($(GO) test -list '^Fuzz' $$p 2>/dev/null | grep '^Fuzz'); do \
 	    echo "$$p $$f"; $(GO) test $$p -run '^$$' -fuzz "^$$f$$" -fuzztime 10s || exit 1; done; done
 
-compat: ## etcd's own client and command line against the binary
+compat: deps ## etcd's own client and command line against the binary
 	$(GO) test -count=1 -timeout 10m ./cmd/muster/e2e
 
 bench: ## micro-benchmarks beside the code

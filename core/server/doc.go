@@ -37,6 +37,6 @@
 //
 // # Refused, by name
 //
-// https and unixs URLs (TLS), joining an existing cluster, unknown fields of
+// https and unixs URLs (TLS), unknown fields of
 // the configuration file. Unknown ETCD_* and MUSTER_* variables are warned about.
 package server

@@ -1,7 +1,6 @@
 package node
 
 import (
-	"maps"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -183,63 +182,10 @@ func (s *Stepper) Tick() {
 // Campaign starts an election at once; for a lone member, which has nobody to wait for.
 func (s *Stepper) Campaign() { _ = s.r.Campaign() }
 
-// Propose takes a batch of this member's clients' commands.
-func (s *Stepper) Propose(b *Batch) {
-	switch {
-	case s.role == raft.StateLeader:
-		s.propose(b)
-	case s.leader != 0:
-		s.forward(b)
-	case s.heldBytes+len(b.Data) > maxHeldBytes:
-		s.fail(b, ErrTooManyRequests)
-	default:
-		s.held = append(s.held, b)
-		s.heldBytes += len(b.Data)
-	}
-}
-
-func (s *Stepper) propose(b *Batch) {
-	b.stamp(s.wall)
-	if err := s.r.Propose(b.Data); err != nil {
-		// raft drops a proposal when it holds too many uncommitted bytes or
-		// hands leadership over. Nothing was appended.
-		s.fail(b, ErrTooManyRequests)
-		return
-	}
-	b.term, b.sentTo = s.term, 0
-	if simbug.On(simbug.AckBeforeCommit) {
-		s.fail(b, nil)
-	}
-	if len(b.IDs) > 0 {
-		s.inflight[b.IDs[0]] = b
-	}
-}
-
-func (s *Stepper) forward(b *Batch) {
-	b.term, b.sentTo = s.term, s.leader
-	s.inflight[b.IDs[0]] = b
-	s.send(s.leader, &Message{kind: msgForward, seq: b.IDs[0], batch: b.Data})
-}
-
-func (s *Stepper) fail(b *Batch, err error) {
-	for _, id := range b.IDs {
-		s.done(Completion{ID: id, Err: err})
-	}
-}
-
 func (s *Stepper) done(c Completion) { s.eff.Done = append(s.eff.Done, c) }
 
 func (s *Stepper) send(to uint64, m *Message) {
 	s.eff.Send = append(s.eff.Send, Envelope{to, m})
-}
-
-// dropOverdue gives up held batches nobody waits for any more.
-func (s *Stepper) dropOverdue() {
-	for len(s.held) > 0 && s.held[0].deadline < s.now {
-		s.heldBytes -= len(s.held[0].Data)
-		s.fail(s.held[0], ErrNoLeader)
-		s.held = s.held[1:]
-	}
 }
 
 // Receive takes a message from a peer.
@@ -266,26 +212,6 @@ func (s *Stepper) Receive(from uint64, m *Message) {
 	case msgRenewReply:
 		s.receiveRenewReply(from, m)
 	}
-}
-
-func (s *Stepper) receiveForward(from uint64, m *Message) {
-	if m.seq <= s.forwarded[from] && !simbug.On(simbug.ForwardTwice) {
-		return // a copy: what was taken must not be taken again, nor called refused
-	}
-	s.forwarded[from] = m.seq
-	code := refusedNoLeader
-	if s.role == raft.StateLeader {
-		b, err := adopt(m.batch)
-		if err != nil {
-			return // a peer that sends nonsense gets no answer
-		}
-		b.stamp(s.wall)
-		if s.r.Propose(b.Data) == nil {
-			return // it answers itself when it has applied the entry
-		}
-		code = refusedBusy
-	}
-	s.send(from, &Message{kind: msgForwardReply, seq: m.seq, code: code})
 }
 
 // Appended takes back a durable log write.
@@ -331,38 +257,6 @@ func (s *Stepper) ApplyFinished(d ApplyDone) {
 	s.reads.release(s)
 }
 
-// settle ends the bookkeeping of a batch of ours whose entry was applied: its
-// waiters have their results from the machine.
-func (s *Stepper) settle(e *raftpb.Entry) {
-	if e.GetType() != raftpb.EntryType_EntryNormal {
-		s.settleChange(e)
-		return
-	}
-	if s.leases.expiries > 0 || len(s.leases.notes) > 0 || len(s.inflight) > 0 {
-		if member, id, ok := machine.FirstID(e.GetData()); ok && member == s.cfg.ID {
-			delete(s.inflight, id)
-			s.leases.settle(id)
-		}
-	}
-}
-
-// settleReplaced fails batches whose place in the log was taken by another
-// leader's entry: they can no longer take effect there. They were sent once
-// only, so they never will.
-func (s *Stepper) settleReplaced() {
-	if len(s.inflight) == 0 {
-		return
-	}
-	applied := s.r.AppliedIndex()
-	for _, id := range slices.Sorted(maps.Keys(s.inflight)) {
-		b := s.inflight[id]
-		if b.index != 0 && b.index <= applied && s.r.TermAt(b.index) != b.iterm {
-			delete(s.inflight, id)
-			s.fail(b, ErrLeaderChanged)
-		}
-	}
-}
-
 // collect turns one raft Ready into effects.
 func (s *Stepper) collect(out replica.Output) {
 	if out.Append != nil {
@@ -385,22 +279,6 @@ func (s *Stepper) collect(out replica.Output) {
 	}
 	if out.Changed {
 		s.noteRole()
-	}
-}
-
-// spot notes where our batches went in the log, on a leader as on a follower.
-func (s *Stepper) spot(ents []*raftpb.Entry) {
-	if len(s.inflight) == 0 {
-		return
-	}
-	for _, e := range ents {
-		member, id, ok := entryID(e)
-		if !ok || member != s.cfg.ID {
-			continue
-		}
-		if b := s.inflight[id]; b != nil {
-			b.index, b.iterm = e.GetIndex(), e.GetTerm()
-		}
 	}
 }
 
@@ -449,30 +327,6 @@ func (s *Stepper) noteRole() {
 		s.askHeld()
 	}
 	s.maybePromote()
-}
-
-// abandonSent fails what was sent under a leadership that is over. It may or
-// may not be in somebody's log: the caller learns that nobody knows. Batches
-// whose log position is known here wait on: they will be applied or replaced.
-func (s *Stepper) abandonSent() {
-	for _, id := range slices.Sorted(maps.Keys(s.inflight)) {
-		b := s.inflight[id]
-		if b.term < s.term && b.index == 0 {
-			delete(s.inflight, id)
-			if simbug.On(simbug.TellRefused) {
-				s.fail(b, ErrNoLeader)
-			}
-			s.fail(b, ErrLeaderChanged)
-		}
-	}
-}
-
-func (s *Stepper) releaseHeld() {
-	held := s.held
-	s.held, s.heldBytes = nil, 0
-	for _, b := range held {
-		s.Propose(b)
-	}
 }
 
 // maybePromote starts the lease clocks once the first entry of our term has
@@ -532,8 +386,6 @@ func (s *Stepper) own(kind machine.Kind, body []byte) uint64 {
 	}
 	return id
 }
-
-const maxHeldBytes = 16 << 20 // batches waiting for a leader
 
 // BestFollower is the voter that is furthest along, 0 if none is up to date
 // enough to take over. Leader only.

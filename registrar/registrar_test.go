@@ -84,6 +84,13 @@ func start(t *testing.T, f *fake, c *checks, cfg Config) *Registrar {
 	return r
 }
 
+// pass lets time go by in the bubble, and everything finish that falls due at
+// the very end of it: so the fake's fields may be read.
+func pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
 // eventually waits in the bubble until the store shows want, at most for within.
 func eventually(t *testing.T, f *fake, want string, within time.Duration) time.Duration {
 	t.Helper()
@@ -96,7 +103,7 @@ func eventually(t *testing.T, f *fake, want string, within time.Duration) time.D
 		if time.Since(began) > within {
 			t.Fatalf("after %v the store shows %s, want %s", within, f.view(), want)
 		}
-		time.Sleep(50 * time.Millisecond)
+		pass(50 * time.Millisecond)
 	}
 }
 
@@ -114,7 +121,7 @@ func TestServicesWithoutChecksAreRegisteredAtOnceUnderOneLease(t *testing.T) {
 		if rec.Instance.Owner != "h1" || rec.Instance.Epoch == 0 || rec.Instance.Tags[0] != "primary" || rec.Instance.Endpoints[0].Addr != "10.0.0.1" {
 			t.Fatalf("stored %+v", rec.Instance)
 		}
-		time.Sleep(10 * time.Minute)
+		pass(10 * time.Minute)
 		if f.writes != 1 || f.grants != 1 || f.view() != bothUp {
 			t.Fatalf("after ten quiet minutes: %d writes, %d leases, %s", f.writes, f.grants, f.view())
 		}
@@ -142,7 +149,7 @@ func TestRegistrationWaitsForTheFirstPassAndHealthIsWrittenOnTransitionsOnly(t *
 	synctest.Test(t, func(t *testing.T) {
 		f, c := newFake(), &checks{}
 		r := start(t, f, c, config(t, checkedConfig))
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if f.view() != "[]" || f.writes != 0 {
 			t.Fatalf("registered before the first pass: %s", f.view())
 		}
@@ -151,13 +158,13 @@ func TestRegistrationWaitsForTheFirstPassAndHealthIsWrittenOnTransitionsOnly(t *
 		}
 		c.set("10.0.0.1:8080", discovery.StatusPassing)
 		eventually(t, f, "[default/web/h1-web PASSING]", time.Second)
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if f.writes != 1 {
 			t.Fatalf("%d writes", f.writes)
 		}
 		c.set("10.0.0.1:8080", discovery.StatusCritical)
 		eventually(t, f, "[default/web/h1-web CRITICAL]", 3*time.Second+100*time.Millisecond) // interval × fall
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		c.set("10.0.0.1:8080", discovery.StatusWarning)
 		eventually(t, f, "[default/web/h1-web WARNING]", 2*time.Second+100*time.Millisecond)
 		if f.writes != 3 || fmt.Sprint(f.health) != "[h1-web=CRITICAL h1-web=WARNING]" {
@@ -179,7 +186,7 @@ func TestHealthIsWrittenAtMostOnceASecond(t *testing.T) {
 		eventually(t, f, "[default/web/h1-web PASSING]", time.Second)
 		for i := range 100 { // flaps every 100 ms for 10 s
 			c.set("10.0.0.1:8080", []discovery.Status{discovery.StatusCritical, discovery.StatusPassing}[i%2])
-			time.Sleep(100 * time.Millisecond)
+			pass(100 * time.Millisecond)
 		}
 		if n := len(f.health); n > 11 {
 			t.Fatalf("%d writes in ten seconds", n)
@@ -232,8 +239,7 @@ func TestWhateverHappensToTheStoreItIsBackWithinTwoRenewals(t *testing.T) {
 				eventually(t, f, bothUp, 2*time.Second)
 				for round := range 20 {
 					f.set(c.fault)
-					time.Sleep(twoRenewals)
-					synctest.Wait()
+					pass(twoRenewals)
 					if f.view() != bothUp || len(f.leases) != 1 {
 						t.Fatalf("round %d: %s, %d leases", round, f.view(), len(f.leases))
 					}
@@ -257,7 +263,7 @@ func TestALongOutageIsMadeGoodWithinTwoRenewals(t *testing.T) {
 				eventually(t, f, bothUp, 0)
 				for range 3 {
 					f.set(func(f *fake) { f.down = true })
-					time.Sleep(outage)
+					pass(outage)
 					if s := r.Status(); s.Error == "" || s.Ready {
 						t.Fatalf("status %+v", s)
 					}
@@ -265,7 +271,7 @@ func TestALongOutageIsMadeGoodWithinTwoRenewals(t *testing.T) {
 					if took := eventually(t, f, bothUp, 22*time.Second); outage > 30*time.Second && took > 11*time.Second {
 						t.Errorf("took %v", took)
 					}
-					time.Sleep(time.Minute)
+					pass(time.Minute)
 					if s := r.Status(); !s.Ready {
 						t.Fatalf("status %+v", s)
 					}
@@ -280,7 +286,7 @@ func TestTheStoreMayBeAwayAtStart(t *testing.T) {
 		f := newFake()
 		f.down = true
 		start(t, f, &checks{}, config(t, plainConfig))
-		time.Sleep(24 * time.Hour)
+		pass(24 * time.Hour)
 		f.set(func(f *fake) { f.down = false })
 		eventually(t, f, bothUp, 11*time.Second)
 	})
@@ -292,7 +298,7 @@ func TestChecksRunWhileTheStoreIsAway(t *testing.T) {
 		f.down = true
 		c.set("10.0.0.1:8080", discovery.StatusPassing)
 		r := start(t, f, c, config(t, checkedConfig))
-		time.Sleep(5 * time.Second)
+		pass(5 * time.Second)
 		for k, s := range r.Checks() {
 			if s.Status != discovery.StatusPassing {
 				t.Fatalf("%s: %+v", k, s)
@@ -384,7 +390,7 @@ func TestReloadChangesWhatIsDesiredAndKeepsTheLease(t *testing.T) {
 		if err := r.Reload(other); !errors.Is(err, ErrRestart) || !strings.Contains(err.Error(), "lease") {
 			t.Fatalf("got %v", err)
 		}
-		time.Sleep(5 * time.Minute)
+		pass(5 * time.Minute)
 		if f.writes != before || f.view() != "[default/cache/h1-cache PASSING default/web/h1-web PASSING]" {
 			t.Fatalf("a refused reload changed something: %s", f.view())
 		}
@@ -401,12 +407,12 @@ func TestAnInstanceOfAnotherOwnerIsLeftAloneAndTheOthersAreRegistered(t *testing
 		if s := r.Status(); s.Ready || fmt.Sprint(s.Blocked) != "[default/web/h1-web]" || fmt.Sprint(s.Registered) != "[default/db/h1-db]" {
 			t.Fatalf("status %+v", s)
 		}
-		time.Sleep(5 * time.Minute)
+		pass(5 * time.Minute)
 		if f.snapshot()[web].Instance.Owner != "h9" {
 			t.Fatal("it was taken over")
 		}
 		f.set(func(f *fake) { delete(f.recs, web) })
-		time.Sleep(70 * time.Second)
+		pass(70 * time.Second)
 		if s := r.Status(); !s.Ready || f.snapshot()[web].Instance.Owner != "h1" {
 			t.Fatalf("status %+v", s)
 		}
@@ -426,11 +432,10 @@ func TestAfterACrashTheLeaseIsAdopted(t *testing.T) {
 		}
 		epoch := f.snapshot()[discovery.Ref{NS: "default", Svc: "web", ID: "h1-web"}].Instance.Epoch
 		first.Abandon()
-		time.Sleep(20 * time.Second)
+		pass(20 * time.Second)
 
 		second := start(t, f, c, cfg)
-		time.Sleep(time.Minute)
-		synctest.Wait()
+		pass(time.Minute)
 		rec := f.snapshot()[discovery.Ref{NS: "default", Svc: "web", ID: "h1-web"}]
 		if f.grants != 1 || f.view() != "[default/web/h1-web PASSING]" || rec.Instance.Epoch <= epoch {
 			t.Fatalf("%d leases, %s, epoch %d after %d", f.grants, f.view(), rec.Instance.Epoch, epoch)
@@ -448,7 +453,7 @@ func TestAfterACrashTheLeaseIsAdopted(t *testing.T) {
 		third.Abandon()
 
 		// Too late: the lease has ended.
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		c.set("10.0.0.1:8080", discovery.StatusPassing)
 		fourth := start(t, f, c, cfg)
 		eventually(t, f, "[default/web/h1-web PASSING]", 2*time.Second)
@@ -497,7 +502,7 @@ func TestAnAddressThatComesLateIsWaitedFor(t *testing.T) {
 		f := newFake()
 		cfg := config(t, strings.Replace(plainConfig, "10.0.0.1", "iface:nosuch0", 1))
 		r := start(t, f, &checks{}, cfg)
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if s := r.Status(); f.view() != "[]" || !strings.Contains(s.Error, "nosuch0") || len(s.Pending) != 2 {
 			t.Fatalf("%s, %+v", f.view(), s)
 		}
@@ -510,7 +515,7 @@ func TestAnAddressThatComesLateIsWaitedFor(t *testing.T) {
 		if err := r.Reload(cfg); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if f.view() != bothUp {
 			t.Fatalf("deregistered: %s", f.view())
 		}
@@ -561,7 +566,7 @@ services:
 		if code, body := ask("GET", "/v1/status"); code != 200 || !strings.Contains(body, `"output": "said so"`) || !strings.Contains(body, `"default/job/h1-job"`) {
 			t.Errorf("%d %s", code, body)
 		}
-		time.Sleep(2 * time.Second)
+		pass(2 * time.Second)
 		if code, body := ask("PUT", "/v1/warn/h1-web/self"); code != 204 {
 			t.Errorf("%d %s", code, body)
 		}

@@ -180,7 +180,18 @@ func TestRemovedLeaderHandsOverFirstAndStopsByItself(t *testing.T) {
 	}
 	defer l.Close()
 	leader.cfg.PeerListeners = []net.Listener{l}
-	if _, err := Open(t.Context(), leader.cfg); !errors.Is(err, ErrRemoved) {
+	// One that had its removal from the log refuses to start at once. One that
+	// the others told of it before that, hears it from them again.
+	n, err := Open(t.Context(), leader.cfg)
+	if err == nil {
+		leader.Node = n
+		leader.endsRemoved(t)
+		select {
+		case <-n.ready:
+			t.Error("a removed member served again before it stopped")
+		default:
+		}
+	} else if !errors.Is(err, ErrRemoved) {
 		t.Fatalf("starting a removed member: %v, want ErrRemoved", err)
 	}
 }

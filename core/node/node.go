@@ -172,7 +172,8 @@ func (n *Node) Close(ctx context.Context) error {
 		return nil
 	}
 	n.released = true
-	// A removed member writes it down, too, so that its next start knows at once.
+	// A removed member writes it down, too, so that its next start knows at once
+	// (unless its peers told it first: then they tell it again).
 	if n.Err() == nil || errors.Is(n.Err(), ErrRemoved) {
 		if err := n.SaveFinal(ctx); err != nil {
 			n.cfg.Logger.Warn("no checkpoint on close; the next start replays the log", "error", err)

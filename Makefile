@@ -39,8 +39,10 @@ sim-mutants: ## every known bug is switched on in turn and must be found
 sim-crash: ## a power cut at every I/O of a small workload, in every way
 	$(GO) test ./core/simtest -run TestEveryCrashPoint -v -count=1 -args -every
 
-sim-soak: ## fresh seeds on all cores: make sim-soak TIME=8h
-	$(GO) test ./core/simtest -run TestSoak -v -count=1 -timeout 0 -args -soak=$(TIME)
+# Not through `go test`, which passes no signal on: Ctrl-C or SIGTERM ends it early, with its report.
+sim-soak: ## fresh seeds on all cores, and a report: make sim-soak TIME=8h
+	$(GO) test -c -o $(BIN)/simtest ./core/simtest
+	@$(BIN)/simtest -test.run '^TestSoak$$' -test.timeout 0 -soak=$(TIME)
 
 fuzz: ## each fuzz target for ten seconds
 	@for p in $$($(GO) list $(PKGS)); do \

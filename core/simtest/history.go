@@ -95,6 +95,7 @@ func (w *World) checkHistories() error {
 			ClientId: i, Input: c.op, Call: int64(c.called), Output: c.result, Return: int64(c.returned),
 		})
 	}
+	w.stats.Histories = int64(len(order))
 	for _, key := range order {
 		if r := porcupine.CheckOperationsTimeout(register, keys[key], 20*time.Second); r != porcupine.Ok {
 			return fmt.Errorf("the history of %s is not linearizable (%v):\n%s", key, r, render(keys[key]))

@@ -21,6 +21,7 @@ var (
 	shrinkFlag   = flag.Bool("shrink", false, "look for the smallest run in which the seed fails")
 	everyFlag    = flag.Bool("every", false, "crash at every single I/O (make sim-crash)")
 	soakFlag     = flag.Duration("soak", 0, "run fresh seeds for so long (make sim-soak TIME=8h)")
+	workerFlag   = flag.Bool("worker", false, "be one of a soak's processes")
 )
 
 // fixedSeeds is what `make test` plays. A seed that once failed joins regressions.
@@ -199,34 +200,22 @@ func TestLostSyncsAreFoundWithinTenSeeds(t *testing.T) {
 	t.Fatal("ten seeds passed although the log never syncs: the simulator is blind")
 }
 
-func TestSoak(t *testing.T) {
-	if *soakFlag == 0 {
-		return
-	}
-	began := time.Now()
-	var total Stats
-	n := 0
-	for seed := uint64(began.UnixNano()); time.Since(began) < *soakFlag; seed++ {
-		n++
-		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
-			stats, err := Run(t, Options{Seed: seed})
-			total.add(stats)
-			if err != nil {
-				t.Errorf("%v\n%s", err, replay(seed))
-			}
-		})
-	}
-	report(t, n, total, time.Since(began))
-}
-
 func report(t *testing.T, seeds int, s Stats, took time.Duration) {
 	t.Helper()
+	fmt.Print(summary(seeds, s, took))
+}
+
+// summary says what runs did and checked, in a few lines.
+func summary(seeds int, s Stats, took time.Duration) string {
 	var faults []string
 	sum := int64(0)
 	for _, k := range slices.Sorted(maps.Keys(s.Faults)) {
 		faults = append(faults, fmt.Sprintf("%s %d", k, s.Faults[k]))
 		sum += s.Faults[k]
 	}
-	fmt.Printf("simulated %.2f cluster-hours over %d seeds in %v: %d steps, %d messages, %d client operations (%d with unknown outcome), %d reads checked, %d entries replayed, %d watch events, %d faults (%s)\n",
-		s.Simulated.Hours(), seeds, took.Round(time.Second), s.Steps, s.Messages, s.Ops, s.Unknown, s.Reads, s.Replayed, s.Events, sum, strings.Join(faults, ", "))
+	return fmt.Sprintf(`simulated %.2f cluster-hours over %d seeds in %v: %d steps, %d messages, %d client operations (%d with unknown outcome)
+checked: %d reads, %d entries replayed, %d watch events, %d states compared, %d histories
+%d faults: %s
+`, s.Simulated.Hours(), seeds, took.Round(time.Second), s.Steps, s.Messages, s.Ops, s.Unknown,
+		s.Reads, s.Replayed, s.Events, s.States, s.Histories, sum, strings.Join(faults, ", "))
 }

@@ -259,6 +259,7 @@ func (t *truth) applied(w *World, m *member) {
 
 // compareState holds a member that stands where the specification stands to it, key by key.
 func (t *truth) compareState(w *World, m *member) {
+	w.stats.States++
 	keys := t.spec.Keys()
 	var got []change
 	err := m.n.View().KV.RangeEach(mvcc.RangeOptions{Key: []byte{0}, End: []byte{0}}, func(r mvcc.Record) bool {

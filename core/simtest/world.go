@@ -72,6 +72,8 @@ type Stats struct {
 	Events    int64 // delivered to watchers
 	Reads     int64 // of them held to the committed history
 	Replayed  int64 // log entries held to the specification
+	States    int64 // whole states held to the specification's
+	Histories int64 // of single keys, held to linearizability
 	Faults    map[string]int64
 	Trace     uint64 // hash over all that happened
 }
@@ -85,6 +87,8 @@ func (s *Stats) add(o Stats) {
 	s.Events += o.Events
 	s.Reads += o.Reads
 	s.Replayed += o.Replayed
+	s.States += o.States
+	s.Histories += o.Histories
 	if s.Faults == nil {
 		s.Faults = map[string]int64{}
 	}

@@ -277,7 +277,7 @@ func (d *Dir) Save(ctx context.Context, index, term uint64, buckets []Bucket, pa
 		case free < uint64(plan.Size()):
 			return 0, fmt.Errorf("%w: %d bytes needed, %d free", ErrNoSpace, plan.Size(), free)
 		}
-		err = d.writeTemp(ctx, temp, pace, func(w io.Writer) error {
+		err = d.writeTemp(ctx, temp, plan.Size(), pace, func(w io.Writer) error {
 			_, err := plan.Write(w)
 			return err
 		})
@@ -289,8 +289,8 @@ func (d *Dir) Save(ctx context.Context, index, term uint64, buckets []Bucket, pa
 // Its digest is verified, on what was stored, before it gets its name.
 func (d *Dir) Install(ctx context.Context, body io.Reader, index, term uint64) (Info, error) {
 	return d.add(Info{Index: index, Term: term}, func(temp string) (size int64, err error) {
-		err = d.writeTemp(ctx, temp, nil, func(w io.Writer) error {
-			size, err = io.CopyBuffer(w, struct{ io.Reader }{body}, make([]byte, 256<<10))
+		err = d.writeTemp(ctx, temp, 0, nil, func(w io.Writer) error {
+			size, err = io.Copy(w, body)
 			return err
 		})
 		if err != nil {

@@ -101,7 +101,7 @@ func verifyDigest(src io.ReaderAt, size int64) error {
 		return nil
 	}
 	hash := sha256.New()
-	if _, err := io.CopyBuffer(struct{ io.Writer }{hash}, io.NewSectionReader(src, 0, size-digestSize), make([]byte, 1<<20)); err != nil {
+	if _, err := io.CopyBuffer(struct{ io.Writer }{hash}, io.NewSectionReader(src, 0, size-digestSize), make([]byte, min(size, 1<<20))); err != nil {
 		return err
 	}
 	var want [digestSize]byte

@@ -15,13 +15,13 @@ import (
 // syncs never wait for much of ours.
 const piece = 1 << 20
 
-// writeTemp makes a file of what write writes, synced.
-func (d *Dir) writeTemp(ctx context.Context, name string, pace Pace, write func(io.Writer) error) error {
+// writeTemp makes a file of what write writes, about size bytes, synced.
+func (d *Dir) writeTemp(ctx context.Context, name string, size int64, pace Pace, write func(io.Writer) error) error {
 	f, err := d.cfg.FS.OpenFile(d.path(name), os.O_RDWR|os.O_CREATE|os.O_TRUNC, vfs.FilePerm)
 	if err != nil {
 		return noSpace(err)
 	}
-	w := &pacedWriter{ctx: ctx, f: f, pace: pace, buf: make([]byte, 0, piece)}
+	w := &pacedWriter{ctx: ctx, f: f, pace: pace, buf: make([]byte, 0, min(size, piece))}
 	err = write(w)
 	if err == nil {
 		err = w.flush()

@@ -70,7 +70,7 @@ func (p *Plan) Size() int64 { return int64(p.pages)*pageSize + digestSize }
 // Write makes the second pass. It never seeks and doesn't close w.
 func (p *Plan) Write(w io.Writer) (Written, error) {
 	hash := sha256.New()
-	b := &builder{next: firstDataPage, out: make([]byte, 0, writeBuffer+pageSize)}
+	b := &builder{next: firstDataPage, out: make([]byte, 0, min(p.Size(), writeBuffer+pageSize))}
 	b.flush = func(data []byte) error {
 		_, _ = hash.Write(data) // never fails
 		_, err := w.Write(data)

@@ -93,7 +93,8 @@ func (c *crash) file(f *memFile) *memFile {
 	if done, ok := c.files[f]; ok {
 		return done
 	}
-	out := &memFile{}
+	f.shared = true
+	out := &memFile{shared: true}
 	c.files[f] = out
 	switch c.mode {
 	case CrashDrop:

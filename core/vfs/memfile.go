@@ -18,12 +18,15 @@ type page [pageSize]byte
 //
 // Invariant: a page reachable from durable is never written to; a write to a
 // page that now and durable share clones it first. So crashed copies share
-// durable pages with their origin.
+// durable pages with their origin, and only while there are none may a page that
+// is no longer durable be used again.
 type memFile struct {
 	now, durable      []*page
 	size, durableSize int64
 	dirty             []int // pages where now and durable may differ; may repeat
 	shrunk            bool  // truncated since the last sync
+	shared            bool  // with a crashed copy, or the origin of one
+	spare             *page // nobody else's
 }
 
 func (f *memFile) bytes() int64 { return f.size }
@@ -37,8 +40,12 @@ func (f *memFile) writable(i int) *page {
 	case p == nil:
 		p = new(page)
 	case i < len(f.durable) && f.durable[i] == p:
-		c := *p
-		p = &c
+		c := f.spare
+		if f.spare = nil; c == nil {
+			c = new(page)
+		}
+		*c = *p
+		p = c
 	default:
 		return p
 	}
@@ -109,6 +116,9 @@ func (f *memFile) sync() {
 			f.durable = slices.Grow(f.durable, n-len(f.durable))[:n]
 		}
 		for _, i := range f.dirty {
+			if old := f.durable[i]; old != nil && old != f.now[i] && !f.shared {
+				f.spare = old
+			}
 			f.durable[i] = f.now[i]
 		}
 	}

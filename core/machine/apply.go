@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"errors"
 	"fmt"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -34,10 +35,10 @@ func (m *Machine) Apply(index, term uint64, cmd []byte, want bool) Result {
 	m.maxTime = max(m.maxTime, c.Time)
 	body, err := m.execute(&c, term, want)
 	if err != nil {
-		if Fatal(err) {
-			m.log.Error("cannot apply command", "index", index, "kind", c.Kind, "error", err)
-		} else {
+		if !Fatal(err) {
 			m.hash.fold(effectRefused, uint64(c.Kind), refusalCode(err))
+		} else if !errors.Is(err, ErrDiverged) {
+			err = fmt.Errorf("%v: %w", c.Kind, err)
 		}
 		body = nil
 	}
@@ -82,6 +83,8 @@ func (m *Machine) execute(c *Encoded, term uint64, want bool) ([]byte, error) {
 		return m.applyAlarm(body, want)
 	case SetSettings:
 		return m.applySettings(body, want)
+	case HashVerdict:
+		return m.applyVerdict(body, want)
 	}
 	return nil, fmt.Errorf("%w: kind %d", ErrUnknownCommand, uint8(c.Kind))
 }
@@ -197,6 +200,7 @@ func (m *Machine) applyGrant(body []byte, member uint64, want bool) ([]byte, err
 		return nil, err
 	}
 	m.hash.fold(effectGrant, uint64(id), uint64(ttl))
+	m.content.add(leaseDigest(lease.Lease{ID: id, TTL: ttl}))
 	m.leaseEffects = append(m.leaseEffects, LeaseEffect{ID: id, Granted: true, TTL: ttl})
 	if !want {
 		return nil, nil
@@ -246,9 +250,13 @@ func (m *Machine) applyCheckpoint(body []byte, want bool) ([]byte, error) {
 	}
 	for _, c := range r.Checkpoints {
 		remaining := max(c.GetRemaining_TTL(), 0)
-		if m.leases.Checkpoint(c.GetID(), remaining) != nil {
+		was, ok := m.leases.Lookup(c.GetID())
+		if !ok || m.leases.Checkpoint(c.GetID(), remaining) != nil {
 			continue // gone in the meantime
 		}
+		m.content.drop(leaseDigest(was))
+		was.Remaining = remaining
+		m.content.add(leaseDigest(was))
 		m.hash.fold(effectLeft, uint64(c.GetID()), uint64(remaining))
 		m.leaseEffects = append(m.leaseEffects, LeaseEffect{ID: c.GetID(), Checkpointed: true, Remaining: remaining})
 	}
@@ -286,6 +294,7 @@ func (w *writeTx) put(p *putRequest) (prev mvcc.Record) {
 	var old int64
 	if prev != nil {
 		old = prev.Lease()
+		w.m.content.drop(digest(prev))
 	}
 	if old != leaseID {
 		if old != 0 && !simbug.On(simbug.LeaseKeysStay) {
@@ -301,6 +310,7 @@ func (w *writeTx) put(p *putRequest) (prev mvcc.Record) {
 // deleteRange deletes keys and detaches them; visit may be nil.
 func (w *writeTx) deleteRange(key, end []byte, visit func(prev mvcc.Record)) int64 {
 	return w.DeleteRange(key, end, func(prev mvcc.Record) {
+		w.m.content.drop(digest(prev))
 		if id := prev.Lease(); id != 0 {
 			w.m.leases.Detach(prev.Key(), id)
 		}
@@ -312,10 +322,12 @@ func (w *writeTx) deleteRange(key, end []byte, visit func(prev mvcc.Record)) int
 
 // revoke removes a lease and deletes its keys.
 func (w *writeTx) revoke(id int64) error {
+	l, _ := w.m.leases.Lookup(id)
 	keys, err := w.m.leases.Revoke(id)
 	if err != nil {
 		return err
 	}
+	w.m.content.drop(leaseDigest(l))
 	for _, k := range keys {
 		w.deleteRange(k, nil, nil)
 	}
@@ -328,11 +340,13 @@ func (w *writeTx) revoke(id int64) error {
 func (w *writeTx) commit() {
 	rev, events := w.Commit()
 	for i := range events {
-		tag := effectPut
+		tag, d := effectPut, digest(events[i].KV)
 		if events[i].Delete {
 			tag = effectDelete
+		} else {
+			w.m.content.add(d)
 		}
-		w.m.hash.fold(tag, uint64(rev), digest(events[i].KV))
+		w.m.hash.fold(tag, uint64(rev), d)
 	}
 	w.m.events = append(w.m.events, events...)
 }

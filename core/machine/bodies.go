@@ -43,23 +43,58 @@ func EncodeLeaseCheckpoint(id, remaining int64) []byte {
 	return shut(appendInt(appendInt(b, 1, id), 2, remaining), at)
 }
 
-// EncodeHashCheck gives the body of a HashCheck: the running hash that View
-// reported together with the index.
+// EncodeHashCheck gives the body of a HashCheck: the hash that View reported
+// together with the index.
 func EncodeHashCheck(index, hash uint64) []byte {
-	b := appendInt(nil, 1, hashVersion)
+	b := appendInt(nil, 1, stateVersion)
 	b = appendInt(b, 2, int64(index))
 	return appendInt(b, 3, int64(hash))
 }
 
-func parseHashCheck(b []byte) (index, hash uint64, err error) {
+// parseHashCheck reads the body of a HashCheck, and the same part of a verdict's.
+// comparable is false if an earlier release made it, which hashed something else.
+func parseHashCheck(b []byte) (index, hash uint64, comparable bool, err error) {
 	var version, i, h int64
 	if err := ints(b, &version, &i, &h); err != nil {
-		return 0, 0, err
+		return 0, 0, false, err
 	}
-	if version != hashVersion {
-		return 0, 0, fmt.Errorf("%w: hash version %d", ErrUnknownCommand, version)
+	if version > stateVersion {
+		return 0, 0, false, fmt.Errorf("%w: hash version %d", ErrUnknownCommand, version)
 	}
-	return uint64(i), uint64(h), nil
+	return uint64(i), uint64(h), version == stateVersion, nil
+}
+
+// Verdict is what the members found when their hashes at an index differed: the
+// hash of a majority of the voters, and who had another one.
+type Verdict struct {
+	Index, Hash uint64
+	Diverged    []uint64 // members
+}
+
+// Encode gives the body of a HashVerdict.
+func (v Verdict) Encode() []byte {
+	b := EncodeHashCheck(v.Index, v.Hash)
+	for _, id := range v.Diverged {
+		b = appendInt(b, 4, int64(id))
+	}
+	return b
+}
+
+func parseVerdict(b []byte) (v Verdict, comparable bool, err error) {
+	if v.Index, v.Hash, comparable, err = parseHashCheck(b); err != nil {
+		return v, false, err
+	}
+	for len(b) > 0 {
+		f, rest, err := nextField(b)
+		if err != nil {
+			return v, false, err
+		}
+		b = rest
+		if f.num == 4 && f.typ == protowire.VarintType {
+			v.Diverged = append(v.Diverged, f.u)
+		}
+	}
+	return v, comparable, nil
 }
 
 // EncodeClusterVersion gives the body of a ClusterVersion command.

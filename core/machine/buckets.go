@@ -82,7 +82,7 @@ func (v *View) Buckets() ([]Bucket, error) {
 	auth := pairs{{authEnabledKey, []byte{0}}, {authRevisionKey, be64(1)}}
 	muster := pairs{
 		{musterFormat, be64(musterFormatVersion)},
-		{musterHash, append(be64(hashVersion), be64(v.Hash)...)},
+		{musterHash, append(be64(hashVersion), be64(uint64(v.running))...)},
 		{musterMaxTime, be64(uint64(v.MaxTime))},
 		{musterRevision, be64(uint64(v.KV.Rev()))},
 		{musterSettings, v.Settings.Encode()},

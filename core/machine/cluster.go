@@ -189,16 +189,40 @@ func (m *Machine) applySettings(body []byte, want bool) ([]byte, error) {
 	return emptyReply(want), nil
 }
 
-// applyHashCheck compares the leader's running hash at an earlier entry with
-// this member's own. An entry from before the last restart can't be compared.
+// applyHashCheck compares the leader's hash at an earlier entry with this
+// member's own. Who is wrong if they differ is for the majority to say: the
+// owner is told by Checks. An entry from before the last restart can't be compared.
 func (m *Machine) applyHashCheck(body []byte, want bool) ([]byte, error) {
-	index, hash, err := parseHashCheck(body)
+	index, hash, comparable, err := parseHashCheck(body)
 	if err != nil {
 		return nil, err
 	}
-	if own, known := m.recent.at(index); known && own != hash {
-		return nil, fmt.Errorf("%w: at index %d it is %016x here, %016x there; remove this member's data and let it rejoin",
-			ErrDiverged, index, own, hash)
+	if own, known := m.recent.at(index); known && comparable {
+		m.noteCheck(Checked{Index: index, Hash: own, Differs: own != hash})
+	}
+	return emptyReply(want), nil
+}
+
+// applyVerdict stops this member if the majority's hash at the index is not its
+// own. The others go on; if they had been stopped by the CORRUPT alarm because
+// nobody could tell who was right, that is over.
+func (m *Machine) applyVerdict(body []byte, want bool) ([]byte, error) {
+	v, comparable, err := parseVerdict(body)
+	if err != nil {
+		return nil, err
+	}
+	if own, known := m.hashAt(v.Index); known && comparable && own != v.Hash {
+		return nil, fmt.Errorf("%w: at index %d its hash is %016x, theirs is %016x", ErrDiverged, v.Index, own, v.Hash)
+	}
+	for _, a := range m.alarms { // replaced, never modified: safe to walk
+		if a.Type == pb.AlarmType_CORRUPT {
+			m.setAlarm(a, false)
+		}
+	}
+	for _, id := range v.Diverged {
+		m.diverged++
+		m.log.Error("a member's state has diverged: it stops", "member", membership.FormatID(id), "index", v.Index,
+			"majority", fmt.Sprintf("%016x", v.Hash))
 	}
 	return emptyReply(want), nil
 }

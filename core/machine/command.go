@@ -28,6 +28,7 @@ const (
 	Alarm            Kind = 12 // body: etcdserverpb.AlarmRequest
 	SetSettings      Kind = 13 // body: Settings.Encode
 	ConfChange       Kind = 14 // body: membership.Change; only as the context of a configuration change
+	HashVerdict      Kind = 15 // body: Verdict.Encode
 )
 
 // Client reports whether clients may cause a command of this kind, so that a
@@ -45,7 +46,7 @@ func (k Kind) String() string {
 		Put: "Put", DeleteRange: "DeleteRange", Txn: "Txn", Compact: "Compact", LeaseGrant: "LeaseGrant",
 		LeaseRevoke: "LeaseRevoke", LeaseExpire: "LeaseExpire", LeaseCheckpoint: "LeaseCheckpoint",
 		ClusterVersion: "ClusterVersion", MemberAttributes: "MemberAttributes", HashCheck: "HashCheck",
-		Alarm: "Alarm", SetSettings: "SetSettings", ConfChange: "ConfChange",
+		Alarm: "Alarm", SetSettings: "SetSettings", ConfChange: "ConfChange", HashVerdict: "HashVerdict",
 	}
 	if int(k) < len(names) && names[k] != "" {
 		return names[k]

@@ -27,9 +27,9 @@ var (
 	ErrStaleTerm = errors.New("expiry of an earlier term")
 )
 
-// ErrDiverged means that this member's state is not what the leader's was at
-// the same index. The member must stop: what it would serve is wrong.
-var ErrDiverged = errors.New("state diverged from the leader's")
+// ErrDiverged means that this member's state is not what that of a majority was
+// at the same index. The member must stop: what it would serve is wrong.
+var ErrDiverged = errors.New("state has diverged from the majority's")
 
 // Fatal reports whether an error of Apply must stop the member.
 func Fatal(err error) bool {

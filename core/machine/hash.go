@@ -4,12 +4,17 @@ import (
 	"math/bits"
 
 	"github.com/cespare/xxhash/v2"
+
+	"github.com/musterhq/muster/core/lease"
 )
 
-// hashVersion names what goes into the running hash and how. Members compare
-// hashes of the same version only; it changes whenever an effect is added, left
-// out or folded differently.
-const hashVersion = 1
+// hashVersion names what goes into the running hash and how; it changes whenever
+// an effect is added, left out or folded differently. stateVersion does so for
+// View.Hash, in which it is one part: members compare hashes of the same version only.
+const (
+	hashVersion  = 1
+	stateVersion = 2
+)
 
 // runningHash is a chain over the effects of all commands since the beginning:
 // not over the commands, which raft delivers equal to members that have diverged
@@ -64,6 +69,60 @@ func round(h, x uint64) uint64 {
 }
 
 func digest(b []byte) uint64 { return xxhash.Sum64(b) }
+
+// content is the sum of the digests of all live records and leases. The running
+// hash proves that members did the same things; after a restart it is what the
+// checkpoint says it was. The content is counted anew from what the checkpoint
+// holds, so that a member whose data is not what its history led to, say because
+// a file of another member was copied over, is told apart as well. Neither of the two
+// covers superseded versions of keys: HashKV does.
+type content uint64
+
+func (c *content) add(d uint64)  { *c += content(d) }
+func (c *content) drop(d uint64) { *c -= content(d) }
+
+func leaseDigest(l lease.Lease) uint64 {
+	return round(round(round(0, uint64(l.ID)), uint64(l.TTL)), uint64(l.Remaining))
+}
+
+// stateHash is what members compare.
+func (m *Machine) stateHash() uint64 { return round(uint64(m.hash), uint64(m.content)) }
+
+// Checked is what this member found at a HashCheck: its own hash at an entry
+// that the leader of that time had named.
+type Checked struct {
+	Index, Hash uint64
+	Differs     bool // from that leader's
+}
+
+// keepChecks is how many of the last checks a verdict may come after.
+const keepChecks = 8
+
+func (m *Machine) noteCheck(c Checked) {
+	if len(m.checks) == keepChecks {
+		m.checks = m.checks[1:]
+	}
+	m.checks = append(m.checks, c)
+	m.found = append(m.found, c)
+}
+
+// Checks hands over what was found at the checks since the last call. Someone
+// has to call it, or they pile up.
+func (m *Machine) Checks() []Checked {
+	f := m.found
+	m.found = nil
+	return f
+}
+
+// hashAt is this member's hash at the index of a recent check.
+func (m *Machine) hashAt(index uint64) (uint64, bool) {
+	for _, c := range m.checks {
+		if c.Index == index {
+			return c.Hash, true
+		}
+	}
+	return 0, false
+}
 
 // hashLog remembers the hash at the end of recent entries, so that a check can
 // name an index although more was applied since.

@@ -45,7 +45,9 @@ type Machine struct {
 	index, term uint64 // of the last entry that was applied whole
 	within      bool   // inside an entry: something was applied since
 	hash        runningHash
+	content     content
 	recent      hashLog
+	checks      []Checked // the last few
 
 	// Used again for each command, to spare allocations.
 	tx     writeTx
@@ -55,6 +57,9 @@ type Machine struct {
 	// What was done since the owner last asked.
 	events       []mvcc.Event
 	leaseEffects []LeaseEffect
+	found        []Checked
+
+	diverged uint64 // members that verdicts were about, since the start
 }
 
 // LeaseEffect tells the leader's lessor what became of a lease.
@@ -106,7 +111,13 @@ func (m *Machine) EndEntry(index, term uint64) {
 		panic(fmt.Sprintf("machine: entry %d of term %d ends after entry %d of term %d", index, term, m.index, m.term))
 	}
 	m.index, m.term, m.within = index, term, false
-	m.recent.add(index, uint64(m.hash))
+	m.recent.add(index, m.stateHash())
+}
+
+// MemberName is the name that a member has told, "" if it is none.
+func (m *Machine) MemberName(id uint64) string {
+	member, _ := m.members.Lookup(id)
+	return member.Name
 }
 
 // TakeEvents hands over what happened to keys since the last call, in order of

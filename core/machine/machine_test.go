@@ -167,10 +167,17 @@ func TestDivergedMemberIsToldApart(t *testing.T) {
 			}
 		}
 	}
+	// what b finds when it compares itself at an index, nothing if it can't
+	check := func(index, hash uint64) []machine.Checked {
+		t.Helper()
+		if res := b.apply(machine.HashCheck, machine.EncodeHashCheck(index, hash)); res.Err != nil {
+			t.Fatalf("a check is no verdict: %v", res.Err)
+		}
+		return b.m.Checks()
+	}
 	at := a.m.Publish()
-	check := machine.EncodeHashCheck(at.Index, at.Hash)
-	if res := b.apply(machine.HashCheck, check); res.Err != nil {
-		t.Fatalf("equal members: %v", res.Err)
+	if got := check(at.Index, at.Hash); len(got) != 1 || got[0] != (machine.Checked{Index: at.Index, Hash: at.Hash}) {
+		t.Fatalf("equal members: %+v", got)
 	}
 	if err := a.put("k", "other", 0); err != nil {
 		t.Fatal(err)
@@ -179,19 +186,39 @@ func TestDivergedMemberIsToldApart(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The check names an earlier entry, where they were still equal.
-	if res := b.apply(machine.HashCheck, check); res.Err != nil {
-		t.Fatalf("equal at that index: %v", res.Err)
+	if got := check(at.Index, at.Hash); len(got) != 1 || got[0].Differs {
+		t.Fatalf("equal at that index: %+v", got)
 	}
 	b2 := b.m.Publish()
-	res := b.apply(machine.HashCheck, machine.EncodeHashCheck(b2.Index, b2.Hash+1))
-	if !errors.Is(res.Err, machine.ErrDiverged) || !machine.Fatal(res.Err) {
-		t.Fatalf("diverged members: %v", res.Err)
+	theirs := b2.Hash + 1
+	if got := check(b2.Index, theirs); len(got) != 1 || got[0] != (machine.Checked{Index: b2.Index, Hash: b2.Hash, Differs: true}) {
+		t.Fatalf("diverged members: %+v", got)
 	}
 	// Nothing is known of an entry long ago, nor of one to come.
 	for _, index := range []uint64{0, 1 << 40} {
-		if res := b.apply(machine.HashCheck, machine.EncodeHashCheck(index, 1)); res.Err != nil {
-			t.Fatalf("index %d: %v", index, res.Err)
+		if got := check(index, 1); len(got) != 0 {
+			t.Fatalf("index %d: %+v", index, got)
 		}
+	}
+	verdict := func(index, hash uint64) error {
+		return b.apply(machine.HashVerdict, machine.Verdict{Index: index, Hash: hash, Diverged: []uint64{7}}.Encode()).Err
+	}
+	// Nobody could tell who was right; then the majority turned out to agree with this member.
+	b.apply(machine.Alarm, marshal(t, &pb.AlarmRequest{Action: pb.AlarmRequest_ACTIVATE, MemberID: 7, Alarm: pb.AlarmType_CORRUPT}))
+	if err := b.put("k", "v", 0); !errors.Is(err, machine.ErrCorrupt) {
+		t.Fatalf("a put under the alarm: %v", err)
+	}
+	if err := verdict(b2.Index, b2.Hash); err != nil {
+		t.Fatalf("a verdict about another member: %v", err)
+	}
+	if v := b.m.Publish(); v.HasAlarm(pb.AlarmType_CORRUPT) || v.Diverged != 1 {
+		t.Fatalf("after it: alarms %v, %d diverged", v.Alarms, v.Diverged)
+	}
+	if err := verdict(1<<40, theirs); err != nil {
+		t.Fatalf("a verdict about what this member doesn't know: %v", err)
+	}
+	if err := verdict(b2.Index, theirs); !errors.Is(err, machine.ErrDiverged) || !machine.Fatal(err) {
+		t.Fatalf("a verdict about this member: %v", err)
 	}
 }
 

@@ -65,7 +65,7 @@ func Refound(cfg Config, src Source, bump int64, markCompacted bool, members ...
 	m.members, m.confState = fresh.members, fresh.confState
 	m.members.SetMaxLearners(int(m.settings.MaxLearners))
 	m.alarms, m.full, m.clusterVersion = nil, false, ""
-	m.index, m.term, m.hash, m.recent = 0, 0, 0, hashLog{}
+	m.index, m.term, m.hash, m.recent = 0, 0, 0, hashLog{} // the content is what it is
 	// A member founded from other data, or from none, is found out by the first
 	// comparison of hashes.
 	v := m.kv.Publish()
@@ -129,6 +129,7 @@ func (r *restoring) finish(cfg Config, adjust func(rev, compactRev int64) (int64
 	}
 	// Which keys go with a lease is written in the keys.
 	err = m.kv.Publish().RangeEach(mvcc.RangeOptions{Key: []byte{0}, End: []byte{0}}, func(rec mvcc.Record) bool {
+		m.content.add(digest(rec))
 		if id := rec.Lease(); id != 0 {
 			if _, ok := m.leases.Lookup(id); ok {
 				m.leases.Attach(rec.Key(), id)
@@ -155,7 +156,7 @@ func (r *restoring) finish(cfg Config, adjust func(rev, compactRev int64) (int64
 		m.full = m.alarms.has(pb.AlarmType_NOSPACE)
 	}
 	m.hash = r.hash // last: reading a state is no effect
-	m.recent.add(m.index, uint64(m.hash))
+	m.recent.add(m.index, m.stateHash())
 	return m, nil
 }
 
@@ -253,6 +254,7 @@ func (r *restoring) lease(_, v []byte) error {
 	if err := r.m.leases.Restore(l); err != nil {
 		return fmt.Errorf("%w: %w", ErrBadCheckpoint, err)
 	}
+	r.m.content.add(leaseDigest(l))
 	return nil
 }
 

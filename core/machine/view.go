@@ -24,9 +24,11 @@ type View struct {
 	ClusterVersion string // "" until a leader has set it
 	MaxTime        int64  // latest wall clock of any leader, unix nanoseconds
 	Used           int64  // bytes as the quota (Settings.Quota) counts them
-	Hash           uint64 // running hash over all effects, of version hashVersion
+	Diverged       uint64 // members found to have diverged since this one started; not replicated
+	Hash           uint64 // over all effects and what they led to, of version stateVersion
 
-	full bool
+	running runningHash
+	full    bool
 }
 
 // HasAlarm reports whether any member has raised an alarm of this type.
@@ -50,7 +52,9 @@ func (m *Machine) Publish() *View {
 		ClusterVersion: m.clusterVersion,
 		MaxTime:        m.maxTime,
 		Used:           m.used(),
-		Hash:           uint64(m.hash),
+		Diverged:       m.diverged,
+		Hash:           m.stateHash(),
+		running:        m.hash,
 		full:           m.full,
 	}
 }

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -72,7 +73,7 @@ func (a *Applier) Run(t *replica.ApplyTask) (ApplyDone, []machine.Result, error)
 		}
 		a.Machine.EndEntry(index, term)
 	}
-	done.Leases = a.Machine.LeaseEffects()
+	done.Leases, done.Checked = a.Machine.LeaseEffects(), a.Machine.Checks()
 	view := a.Machine.Publish()
 	a.Publish(view)
 	a.Hub.Notify(view.KV.Rev(), a.Machine.TakeEvents())
@@ -89,6 +90,9 @@ func (a *Applier) applyCommands(index, term uint64, data []byte) error {
 		}
 		want := c.Member == a.Self && c.ID >= a.FirstID
 		res := a.Machine.Apply(index, term, c.Bytes, want)
+		if res.Err != nil && errors.Is(res.Err, machine.ErrDiverged) {
+			return a.diverged(res.Err)
+		}
 		if res.Err != nil && machine.Fatal(res.Err) {
 			return fmt.Errorf("entry %d: %w", index, res.Err)
 		}
@@ -97,6 +101,14 @@ func (a *Applier) applyCommands(index, term uint64, data []byte) error {
 		}
 	}
 	return nil
+}
+
+// diverged names this member and what its operator is to do. It can't mend itself: its data is wrong, and as
+// a member that has forgotten what it had acknowledged it must not come back.
+func (a *Applier) diverged(err error) error {
+	id, name := formatID(a.Self), a.Machine.MemberName(a.Self)
+	return fmt.Errorf("member %s (%s): %w; replace it: `muster ctl member remove %s`, then `muster ctl member add %s`, "+
+		"and start it with an empty --data-dir and --initial-cluster-state=existing", name, id, err, id, name)
 }
 
 func (a *Applier) restore(s *raftpb.Snapshot) error {

@@ -21,10 +21,12 @@ const (
 	msgRenew        messageKind = 4 // lease renewals for the leader
 	msgRenewReply   messageKind = 5
 	msgChange       messageKind = 6 // a membership change for the leader; refused by msgForwardReply
+	msgHash         messageKind = 7 // the sender's hash at a checked index, for the leader
+	msgAskHash      messageKind = 8 // the leader asks for it
 )
 
 // Message is what members say to each other. Seq matches a reply to its
-// request and is never reused by one process.
+// request and is never reused by one process; of hashes it is the index.
 type Message struct {
 	kind  messageKind
 	Raft  *raftpb.Message
@@ -33,6 +35,7 @@ type Message struct {
 	code  refusal
 	lease leaseCall
 	reply leaseReply
+	hash  uint64
 }
 
 // refusal says why a leader did not take a request.
@@ -122,6 +125,10 @@ func (m *Message) AppendTo(b []byte) ([]byte, error) {
 		b = append(b, byte(m.code))
 		b = binary.AppendVarint(b, m.reply.ttl)
 		return binary.AppendVarint(b, m.reply.remaining), nil
+	case msgHash:
+		return binary.AppendUvarint(binary.AppendUvarint(b, m.seq), m.hash), nil
+	case msgAskHash:
+		return binary.AppendUvarint(b, m.seq), nil
 	}
 	return nil, fmt.Errorf("%w: kind %d", errBadMessage, m.kind)
 }
@@ -156,6 +163,11 @@ func DecodeMessage(b []byte) (*Message, error) {
 		m.code = refusal(d.byte())
 		m.reply.ttl = d.varint()
 		m.reply.remaining = d.varint()
+	case msgHash:
+		m.seq = d.uvarint()
+		m.hash = d.uvarint()
+	case msgAskHash:
+		m.seq = d.uvarint()
 	default:
 		return nil, fmt.Errorf("%w: kind %d is of a newer release", errBadMessage, b[0])
 	}

@@ -24,18 +24,22 @@ func (n *Node) WaitReady(ctx context.Context) error {
 }
 
 // publishSelf tells the cluster this member's name and client URLs, and tries
-// until it has been told.
+// until it has been told. It does so at every start, also if nothing is new: the
+// entry makes the leader compare hashes, so that a member whose data is not what
+// it was is found out in a cluster that nobody writes to, too.
 func (n *Node) publishSelf() {
 	body := machine.EncodeMemberAttributes(n.Member.ID, n.cfg.Name, n.cfg.ClientURLs)
 	retry := time.NewTicker(10 * n.cfg.Tick)
 	defer retry.Stop()
+	told := false
 	for n.ctx.Err() == nil {
 		if err := n.ReadBarrier(n.ctx); err == nil {
-			if n.isPublished() {
+			if told && n.isPublished() {
 				close(n.ready)
 				return
 			}
 			if _, err := n.Propose(n.ctx, machine.MemberAttributes, body, "", 0); err == nil {
+				told = true
 				continue
 			}
 		}

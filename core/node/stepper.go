@@ -80,6 +80,8 @@ type Stepper struct {
 	// forwarded is the highest sequence number of a batch taken from each member.
 	forwarded map[uint64]uint64
 
+	dispute dispute
+
 	changes   changes
 	committed uint64                   // index of the last entry handed out to be applied
 	heard     map[uint64]time.Duration // when each member was last heard
@@ -211,6 +213,10 @@ func (s *Stepper) Receive(from uint64, m *Message) {
 		s.receiveRenew(from, m)
 	case msgRenewReply:
 		s.receiveRenewReply(from, m)
+	case msgHash:
+		s.receiveHash(from, m)
+	case msgAskHash:
+		s.tellHash(from, m.seq)
 	}
 }
 
@@ -230,6 +236,7 @@ type ApplyDone struct {
 	// without those the machine refused: raft must not hear of them.
 	ConfChanges []*raftpb.ConfChangeV2
 	Leases      []machine.LeaseEffect
+	Checked     []machine.Checked // what hash checks among its entries found
 }
 
 // ApplyFinished takes back a finished apply task. The view it led to is published.
@@ -246,8 +253,10 @@ func (s *Stepper) ApplyFinished(d ApplyDone) {
 	s.r.Applied(d.Task)
 	if d.Task.Restore != nil {
 		s.restoring.Add(-1)
+		s.dispute.checked = nil // they were of a state that is gone
 	}
 	s.leases.apply(s, d.Leases)
+	s.noteChecked(d.Checked)
 	for _, e := range d.Task.Entries {
 		s.settle(e)
 	}
@@ -313,6 +322,7 @@ func (s *Stepper) noteRole() {
 		s.leases.demote(s)
 		s.versioned = false
 		s.changes.demote(s)
+		s.dispute.end()
 	}
 	if was != raft.StateLeader && role == raft.StateLeader {
 		s.changes.ledSince = s.now
@@ -363,7 +373,7 @@ func (s *Stepper) check() {
 		s.settleSettings(v.Settings)
 	}
 	s.versioned = true
-	if v.Index == s.checkedAt || len(v.Members) == 1 {
+	if s.disputed(v) || v.Index == s.checkedAt || len(v.Members) == 1 && !corrupt(v) {
 		return
 	}
 	s.own(machine.HashCheck, machine.EncodeHashCheck(v.Index, v.Hash))

@@ -34,6 +34,7 @@ type Stats struct {
 	Peers                       []uint64
 	WALBytesWritten             uint64
 	LearnerPromotions           uint64
+	DivergedMembers             uint64
 }
 
 // Instruments are fed as things happen. Each is safe for concurrent use.
@@ -155,6 +156,7 @@ func statRows(cfg Config) []row {
 	counter("etcd_server_heartbeat_send_failures_total", "The total number of leader heartbeat send failures (likely overloaded from slow disk).", func(s *Stats) float64 { return float64(s.HeartbeatSendFailure) })
 	counter("etcd_server_learner_promote_successes", "The total number of successful learner promotions while this member is leader.", func(s *Stats) float64 { return float64(s.LearnerPromotions) })
 	gauge("etcd_server_snapshot_apply_in_progress_total", "1 if the server is applying the incoming snapshot. 0 if none.", func(s *Stats) float64 { return flag(s.ApplyingSnapshot) })
+	counter("muster_server_diverged_members_total", "The number of members found to have diverged from the majority since this one started.", func(s *Stats) float64 { return float64(s.DivergedMembers) })
 	gauge("etcd_server_quota_backend_bytes", "Current backend storage quota size in bytes.", func(s *Stats) float64 { return float64(s.Quota) })
 	gauge("etcd_mvcc_db_total_size_in_bytes", "Total size of the underlying database physically allocated in bytes.", func(s *Stats) float64 { return float64(s.DBSize) })
 	gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Total size of the underlying database logically in use in bytes.", func(s *Stats) float64 { return float64(s.DBInUse) })

@@ -114,7 +114,11 @@ func (k *kvServer) rangeNow(ctx context.Context, r *rangeRequest) (*encoded, err
 			return nil, toStatus(err)
 		}
 	}
-	view := k.node.View().KV
+	state := k.node.View()
+	if state.HasAlarm(pb.AlarmType_CORRUPT) {
+		return nil, rpctypes.ErrGRPCCorrupt
+	}
+	view := state.KV
 	if r.simple() {
 		return k.one(view, r), nil
 	}
@@ -169,6 +173,9 @@ func (k *kvServer) serveTxn(ctx context.Context, decode func(any) error) (any, e
 		}
 	}
 	view := k.node.View()
+	if view.HasAlarm(pb.AlarmType_CORRUPT) {
+		return nil, rpctypes.ErrGRPCCorrupt
+	}
 	body, err := machine.ReadTxn(view, r)
 	if err != nil {
 		return nil, toStatus(err)

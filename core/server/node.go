@@ -108,6 +108,7 @@ func (m opsMember) Stats() ops.Stats {
 		SlowWatchers:       w.Behind,
 		PendingEvents:      w.PendingEvents,
 		Events:             w.Events,
+		DivergedMembers:    v.Diverged,
 	}
 	for _, member := range v.Members {
 		s.Peers = append(s.Peers, member.ID)

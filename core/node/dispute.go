@@ -1,0 +1,186 @@
+package node
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/musterhq/muster/core/machine"
+)
+
+// dispute is about who is wrong when members' hashes differ.
+//
+// The leader's hash goes through the log once a second and each member compares
+// it with its own (machine.HashCheck). As long as they are equal that is all. A
+// member that has another one tells the leader, which then asks everybody for
+// theirs and puts the verdict into the log: the hash of a majority of the voters
+// is right, whoever led, and members that have another one stop. A leader that
+// has diverged itself is thus stopped by its own entry. While there is no
+// majority for any hash, nobody can tell what is right, so nothing may be served:
+// the CORRUPT alarm is raised. It lasts until a check finds a majority after all,
+// for another voter has come, or the operator has removed the one he takes to be wrong.
+//
+// A verdict costs no majority its members, so it can't take the quorum away.
+type dispute struct {
+	checked []machine.Checked // this member's own hashes at the last checks
+
+	// The leader's part.
+	index   uint64 // in dispute; 0: none
+	began   time.Duration
+	hashes  map[uint64]uint64 // by member
+	judged  bool              // there has been a verdict
+	accused []uint64          // the verdicts so far named these
+}
+
+// disputeTime is how long a dispute waits for members that don't answer.
+const disputeTime = 10 * time.Second
+
+func (d *dispute) end() { d.index, d.hashes, d.judged, d.accused = 0, nil, false, nil }
+
+func (d *dispute) own(index uint64) (uint64, bool) {
+	for _, c := range d.checked {
+		if c.Index == index {
+			return c.Hash, true
+		}
+	}
+	return 0, false
+}
+
+// noteChecked takes what this member found when it applied checks.
+func (s *Stepper) noteChecked(found []machine.Checked) {
+	const keep = 8
+	d := &s.dispute
+	for _, c := range found {
+		if d.checked = append(d.checked, c); len(d.checked) > keep {
+			d.checked = d.checked[1:]
+		}
+		switch {
+		case s.leases.active && (c.Differs || corrupt(s.cfg.View())): // it was another leader's check, or may end the alarm
+			s.takeHash(s.cfg.ID, c.Index, c.Hash)
+		case c.Differs:
+			s.tellHash(s.leader, c.Index)
+		}
+	}
+}
+
+func (s *Stepper) tellHash(to, index uint64) {
+	if h, ok := s.dispute.own(index); ok && to != 0 && to != s.cfg.ID {
+		s.send(to, &Message{kind: msgHash, seq: index, hash: h})
+	}
+}
+
+func (s *Stepper) receiveHash(from uint64, m *Message) {
+	if s.leases.active {
+		s.takeHash(from, m.seq, m.hash)
+	}
+}
+
+// takeHash takes a member's hash, and asks all for theirs if this is the first.
+func (s *Stepper) takeHash(from, index, hash uint64) {
+	d := &s.dispute
+	own, known := d.own(index)
+	if !known || d.index != 0 && d.index != index {
+		return // a later check will show it again
+	}
+	if d.index == 0 {
+		d.index, d.began = index, s.now
+		d.hashes = map[uint64]uint64{s.cfg.ID: own}
+		s.askHashes(s.cfg.View())
+	}
+	d.hashes[from] = hash
+	s.judge(s.cfg.View())
+}
+
+func (s *Stepper) askHashes(v *machine.View) {
+	for _, m := range v.Members {
+		if _, told := s.dispute.hashes[m.ID]; !told {
+			s.send(m.ID, &Message{kind: msgAskHash, seq: s.dispute.index})
+		}
+	}
+}
+
+// judge proposes the verdict as soon as a majority has one hash, and again for
+// each member that turns out to have another one.
+func (s *Stepper) judge(v *machine.View) {
+	d := &s.dispute
+	right, ok := majority(v.ConfState.GetVoters(), d.hashes)
+	if !ok {
+		return
+	}
+	var wrong []uint64
+	for _, id := range slices.Sorted(maps.Keys(d.hashes)) {
+		if d.hashes[id] != right && !slices.Contains(d.accused, id) {
+			wrong = append(wrong, id)
+		}
+	}
+	if len(wrong) == 0 && (d.judged || !corrupt(v)) {
+		return
+	}
+	if s.own(machine.HashVerdict, machine.Verdict{Index: d.index, Hash: right, Diverged: wrong}.Encode()) != 0 {
+		d.judged = true
+		d.accused = append(d.accused, wrong...)
+	}
+}
+
+// majority is the hash that more than half of the voters have.
+func majority(voters []uint64, hashes map[uint64]uint64) (uint64, bool) {
+	votes := map[uint64]int{}
+	for _, id := range voters {
+		if h, told := hashes[id]; told {
+			if votes[h]++; votes[h] > len(voters)/2 {
+				return h, true
+			}
+		}
+	}
+	return 0, false
+}
+
+// disputed is called at the time of each check and reports that a dispute is
+// under way, so that no other index is checked.
+func (s *Stepper) disputed(v *machine.View) bool {
+	d := &s.dispute
+	if d.index == 0 {
+		return false
+	}
+	if s.now-d.began >= disputeTime || d.judged {
+		d.end()
+		return false
+	}
+	s.judge(v) // raft may have refused the entry
+	s.askHashes(v)
+	if _, ok := majority(v.ConfState.GetVoters(), d.hashes); !ok && s.allHeardFrom(v) {
+		s.alarmCorrupt(v)
+		d.end() // the next check may find a voter more
+	}
+	return true
+}
+
+func corrupt(v *machine.View) bool { return v.HasAlarm(pb.AlarmType_CORRUPT) }
+
+// allHeardFrom reports whether every voter that is there has told its hash.
+func (s *Stepper) allHeardFrom(v *machine.View) bool {
+	for _, id := range v.ConfState.GetVoters() {
+		_, told := s.dispute.hashes[id]
+		if at, heard := s.heard[id]; !told && heard && s.now-at < s.cfg.ElectionTimeout {
+			return false
+		}
+	}
+	return true
+}
+
+// alarmCorrupt stops reads and writes while nobody can tell whose state is right.
+func (s *Stepper) alarmCorrupt(v *machine.View) {
+	if corrupt(v) {
+		return
+	}
+	for _, id := range slices.Sorted(maps.Keys(s.dispute.hashes)) {
+		body, err := proto.Marshal(&pb.AlarmRequest{Action: pb.AlarmRequest_ACTIVATE, MemberID: id, Alarm: pb.AlarmType_CORRUPT})
+		if err != nil {
+			panic("node: an alarm can't be encoded: " + err.Error())
+		}
+		s.own(machine.Alarm, body)
+	}
+}

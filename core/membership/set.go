@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"go.etcd.io/raft/v3"
 )
 
 // The refusals, with etcd's meanings. Each is wrapped with the id or URL concerned.
@@ -38,8 +40,8 @@ func NewSet(members []Member, removed []uint64) (*Set, error) {
 	}
 	urls := make(map[string]uint64)
 	for i, m := range s.members {
-		if m.ID == 0 {
-			return nil, fmt.Errorf("%w: member %q has id 0", ErrBadChange, m.Name)
+		if m.ID == raft.None || raft.IsLocalMsgTarget(m.ID) {
+			return nil, fmt.Errorf("%w: member %q has id %s, which no member can have", ErrBadChange, m.Name, FormatID(m.ID))
 		}
 		if i > 0 && s.members[i-1].ID == m.ID {
 			return nil, fmt.Errorf("%w: %s", ErrIDExists, FormatID(m.ID))

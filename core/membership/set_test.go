@@ -106,6 +106,7 @@ func TestNewSetRefusesContradictions(t *testing.T) {
 		"same url":      {[]membership.Member{member(1, "a"), member(2, "a")}, nil, membership.ErrPeerURLExists},
 		"removed alive": {[]membership.Member{member(1, "a")}, []uint64{1}, membership.ErrIDRemoved},
 		"id 0":          {[]membership.Member{member(0, "a")}, nil, membership.ErrBadChange},
+		"raft's own id": {[]membership.Member{member(1<<64-1, "a")}, nil, membership.ErrBadChange},
 	} {
 		if _, err := membership.NewSet(tt.members, tt.removed); !errors.Is(err, tt.want) {
 			t.Errorf("%s: got %v, want %v", name, err, tt.want)

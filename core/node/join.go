@@ -88,6 +88,10 @@ func askOne(ctx context.Context, cfg *Config, url string) (ClusterInfo, error) {
 	if info.Version != clusterInfoVersion {
 		return ClusterInfo{}, fmt.Errorf("it answers in format %d, this release reads %d", info.Version, clusterInfoVersion)
 	}
+	// What is believed here is written into the log's header for good.
+	if _, err := membership.NewSet(info.Members, info.Removed); err != nil {
+		return ClusterInfo{}, fmt.Errorf("its answer makes no sense: %w", err)
+	}
 	return info, nil
 }
 

@@ -146,6 +146,9 @@ func DecodeMessage(b []byte) (*Message, error) {
 		if err := proto.Unmarshal(d.b, m.Raft); err != nil {
 			return nil, fmt.Errorf("%w: %w", errBadMessage, err)
 		}
+		if t := m.Raft.GetType(); !travels(t) {
+			return nil, fmt.Errorf("%w: raft's %v does not come from peers", errBadMessage, t)
+		}
 		return m, nil
 	case msgForward, msgChange:
 		m.seq = d.uvarint()
@@ -175,6 +178,23 @@ func DecodeMessage(b []byte) (*Message, error) {
 		return nil, fmt.Errorf("%w: kind %d", errBadMessage, b[0])
 	}
 	return m, nil
+}
+
+// travels reports whether members send each other raft messages of this type as
+// they are. A proposal is forwarded as a batch, which is checked; a checkpoint is
+// announced by the connection that brings it (Member.Install), and raft must not
+// hear of one that is not here; the others are raft's own, or nobody's.
+func travels(t raftpb.MessageType) bool {
+	switch t {
+	case raftpb.MessageType_MsgApp, raftpb.MessageType_MsgAppResp,
+		raftpb.MessageType_MsgVote, raftpb.MessageType_MsgVoteResp,
+		raftpb.MessageType_MsgPreVote, raftpb.MessageType_MsgPreVoteResp,
+		raftpb.MessageType_MsgHeartbeat, raftpb.MessageType_MsgHeartbeatResp,
+		raftpb.MessageType_MsgReadIndex, raftpb.MessageType_MsgReadIndexResp,
+		raftpb.MessageType_MsgTransferLeader, raftpb.MessageType_MsgTimeoutNow:
+		return true
+	}
+	return false
 }
 
 // fields reads varints off a buffer and remembers whether it ran short.

@@ -361,32 +361,3 @@ func TestEveryFlippedByteIsFoundByTheDigest(t *testing.T) {
 		}
 	}
 }
-
-// FuzzReader gives the reader bytes that no digest protects: it must return, with
-// rising keys or ErrCorrupt.
-func FuzzReader(f *testing.F) {
-	file := write(f, map[string][]pair{"key": records(300, 50), "meta": records(3, 8), "big": {{[]byte("k"), make([]byte, 9000)}}})
-	f.Add([]byte{}, uint32(0))
-	f.Add([]byte{1, 2, 3, 4, 5, 6, 7, 8}, uint32(3*4096))
-	f.Add(file[4*4096:4*4096+64], uint32(5*4096))
-	f.Add([]byte{0xff, 0xff, 0xff, 0xff}, uint32(5*4096+10))
-	f.Fuzz(func(t *testing.T, patch []byte, at uint32) {
-		b := bytes.Clone(file)
-		copy(b[int(at)%len(b):], patch)
-		r, err := checkpoint.NewReader(bytes.NewReader(b), int64(len(b)))
-		if err == nil {
-			var content map[string][]pair
-			if content, err = readContent(r); err == nil {
-				for name, pairs := range content {
-					if !slices.IsSortedFunc(pairs, func(a, b pair) int { return bytes.Compare(a.k, b.k) }) {
-						t.Fatalf("keys of %q aren't sorted", name)
-					}
-				}
-				return
-			}
-		}
-		if !errors.Is(err, checkpoint.ErrCorrupt) {
-			t.Fatalf("got %v, want ErrCorrupt", err)
-		}
-	})
-}

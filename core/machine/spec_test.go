@@ -233,14 +233,14 @@ func TestMachineAnswersAsTheSpecDoes(t *testing.T) {
 	}
 }
 
-// script is a source of randomness that a fuzzer writes: a byte a draw, spread
+// choices is a source of randomness that a fuzzer writes: a byte a draw, spread
 // over the whole number. What comes after its end is ordinary chance.
-type script struct {
+type choices struct {
 	data []byte
 	rest *rand.PCG
 }
 
-func (s *script) Uint64() uint64 {
+func (s *choices) Uint64() uint64 {
 	if len(s.data) == 0 {
 		return s.rest.Uint64()
 	}
@@ -260,7 +260,7 @@ func FuzzTxnTrees(f *testing.F) {
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		src := &script{data: b[:min(len(b), 4000)], rest: rand.NewPCG(1, 1)}
+		src := &choices{data: b[:min(len(b), 4000)], rest: rand.NewPCG(1, 1)}
 		p := newPair(t)
 		g := &gen{rng: rand.New(src), rev: p.s.Rev}
 		for len(src.data) > 0 {

@@ -150,3 +150,18 @@ func FuzzRangeRequest(f *testing.F) {
 	}
 	f.Fuzz(agreeRange)
 }
+
+func FuzzKeepAliveRequest(f *testing.F) {
+	f.Add(mustMarshal(f, &pb.LeaseKeepAliveRequest{ID: -2}))
+	for _, b := range oddities(f) {
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		var want pb.LeaseKeepAliveRequest
+		wantErr := proto.Unmarshal(body, &want)
+		var got keepAliveRequest
+		if err := got.decode(body); (err != nil) != (wantErr != nil) || err == nil && got.id != want.ID {
+			t.Fatalf("decode(%x) = %d, %v; protobuf says %d, %v", body, got.id, err, want.ID, wantErr)
+		}
+	})
+}

@@ -315,15 +315,3 @@ func TestAnyoneMayAskWhoBelongsToTheCluster(t *testing.T) {
 		t.Fatalf("got %q, %v", got, err)
 	}
 }
-
-func FuzzReadHello(f *testing.F) {
-	f.Add(hello{streamConn, 1, 2, 3, nil}.encode())
-	f.Add(hello{snapshotConn, 1, 2, 3, []string{"http://a:1", "unix://b"}}.encode())
-	f.Add([]byte("GET / HTTP/1.1"))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		h, err := readHello(bytes.NewReader(b))
-		if enc := h.encode(); err == nil && !bytes.Equal(enc, b[:len(enc)]) {
-			t.Fatalf("accepted %x, which is not the encoding of %+v", b, h)
-		}
-	})
-}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -75,6 +76,15 @@ type connection struct {
 	clients   map[int64]*client
 	pending   []*client      // asked for, not answered yet, in order
 	compacted map[int64]bool // ids canceled by compaction
+}
+
+func newWorld(t *testing.T, rng *rand.Rand, budget int) *world {
+	w := &world{t: t, rng: rng, store: newStore(t, Config{StreamBudget: budget})}
+	w.model = history{live: map[string]string{}, compacted: map[int64]bool{}, compactRev: -1}
+	for range 4 {
+		w.streams = append(w.streams, &connection{Stream: w.store.hub.NewStream(), clients: map[int64]*client{}, compacted: map[int64]bool{}})
+	}
+	return w
 }
 
 func (w *world) key() string { return string(rune('a' + w.rng.IntN(6))) }
@@ -319,7 +329,7 @@ func (w *world) step() {
 	case 8, 9:
 		w.watch(c)
 	case 10:
-		for id := range c.clients {
+		for _, id := range slices.Sorted(maps.Keys(c.clients)) {
 			if w.rng.IntN(3) == 0 {
 				c.Cancel(id)
 				break
@@ -348,24 +358,57 @@ func TestWatchersAgreeWithANaiveModelWhateverTheInterleaving(t *testing.T) {
 	}
 	for seed := range seeds {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
-			w := &world{t: t, rng: rand.New(rand.NewPCG(uint64(seed), 1)), store: newStore(t, Config{StreamBudget: 4096 << (seed % 4)})}
-			w.model = history{live: map[string]string{}, compacted: map[int64]bool{}, compactRev: -1}
-			for range 4 {
-				w.streams = append(w.streams, &connection{Stream: w.store.hub.NewStream(), clients: map[int64]*client{}, compacted: map[int64]bool{}})
-			}
+			w := newWorld(t, rand.New(rand.NewPCG(uint64(seed), 1)), 4096<<(seed%4))
 			for range steps {
 				w.step()
 			}
-			w.store.beforeView, w.store.afterView = nil, nil
-			w.store.notify()
 			w.finish()
 		})
 	}
 }
 
+// choices is a source of randomness that a fuzzer writes: a byte a draw, spread
+// over the whole number. What comes after its end is ordinary chance.
+type choices struct {
+	data []byte
+	rest *rand.PCG
+}
+
+func (s *choices) Uint64() uint64 {
+	if len(s.data) == 0 {
+		return s.rest.Uint64()
+	}
+	b := uint64(s.data[0])
+	s.data = s.data[1:]
+	return b * 0x0101010101010101
+}
+
+// FuzzWatchers lets the fuzzer choose requests, writes, compactions and who
+// reads when, and holds every response against the naive model.
+func FuzzWatchers(f *testing.F) {
+	rng := rand.New(rand.NewPCG(8, 8))
+	for range 4 {
+		b := make([]byte, 300)
+		for i := range b {
+			b[i] = byte(rng.Uint32())
+		}
+		f.Add(b, uint8(0))
+	}
+	f.Fuzz(func(t *testing.T, b []byte, budget uint8) {
+		src := &choices{data: b[:min(len(b), 3000)], rest: rand.NewPCG(1, 1)}
+		w := newWorld(t, rand.New(src), 4096<<(budget%4))
+		for len(src.data) > 0 {
+			w.step()
+		}
+		w.finish()
+	})
+}
+
 // finish drains all streams and checks that nothing is missing, and that each
 // watcher's sequence can be resumed from any of its points.
 func (w *world) finish() {
+	w.store.beforeView, w.store.afterView = nil, nil
+	w.store.notify()
 	for _, c := range w.streams {
 		for w.poll(c) {
 		}

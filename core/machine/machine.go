@@ -87,6 +87,9 @@ func New(cfg Config, members ...membership.Member) (*Machine, error) {
 		settings:  cfg.Settings.withDefaults(),
 		confState: new(raftpb.ConfState),
 	}
+	if err := m.settings.check(); err != nil {
+		return nil, err
+	}
 	set.SetMaxLearners(int(m.settings.MaxLearners))
 	for _, member := range set.Members() {
 		if member.IsLearner {

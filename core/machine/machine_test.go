@@ -349,6 +349,14 @@ func TestSettingsLimitTxnsAndLeases(t *testing.T) {
 	}
 }
 
+func TestSettingsThatCouldNotBeReadBackFoundNoCluster(t *testing.T) {
+	for _, s := range []machine.Settings{{MaxTxnOps: 1 << 31}, {MaxTxnOps: -1}, {MaxLearners: 1 << 40}, {MinLeaseTTL: -5}, {MaxRequestBytes: -1}} {
+		if _, err := machine.New(machine.Config{Settings: s}, founders()...); !errors.Is(err, machine.ErrBadSettings) {
+			t.Errorf("%+v: got %v, want ErrBadSettings", s, err)
+		}
+	}
+}
+
 func TestPublishedViewStaysAsItWas(t *testing.T) {
 	r := newRig(t, machine.Config{})
 	r.apply(machine.LeaseGrant, marshal(t, &pb.LeaseGrantRequest{ID: 1, TTL: 60}))

@@ -72,8 +72,15 @@ func (s Settings) merge(b []byte) (Settings, error) {
 		}
 		*to, b = int64(f.u), rest
 	}
-	if s.MaxTxnOps < 1 || s.MaxTxnOps > math.MaxInt32 || s.MaxRequestBytes < 1 || s.MinLeaseTTL < 1 || s.MaxLearners < 1 || s.Quota == 0 {
-		return s, fmt.Errorf("%w: %+v", ErrBadSettings, s)
+	return s, s.check()
+}
+
+// check refuses what merge must not read back: neither a command nor the first
+// state of a cluster may hold it.
+func (s Settings) check() error {
+	if s.MaxTxnOps < 1 || s.MaxTxnOps > math.MaxInt32 || s.MaxRequestBytes < 1 || s.MinLeaseTTL < 1 ||
+		s.MaxLearners < 1 || s.MaxLearners > math.MaxInt32 || s.Quota == 0 {
+		return fmt.Errorf("%w: %+v", ErrBadSettings, s)
 	}
-	return s, nil
+	return nil
 }

@@ -3,6 +3,7 @@ package server
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/url"
 	"slices"
@@ -98,6 +99,9 @@ func (c *Config) validateCluster() []error {
 	return nil
 }
 
+// maxProgressInterval is a year: long enough, and far from where durations end.
+const maxProgressInterval = 365 * 24 * time.Hour
+
 func (c *Config) validateLimits() []error {
 	var errs []error
 	bad := func(flag, format string, a ...any) {
@@ -115,14 +119,19 @@ func (c *Config) validateLimits() []error {
 	if c.QuotaBackendBytes < 0 {
 		bad("quota-backend-bytes", "must not be negative: 0 is the default of 2 GiB")
 	}
-	if c.MaxTxnOps == 0 {
-		bad("max-txn-ops", "must be above 0")
+	// What the cluster's settings cannot hold would be refused by every member
+	// that reads it back.
+	if c.MaxTxnOps == 0 || c.MaxTxnOps > math.MaxInt32 {
+		bad("max-txn-ops", "%d is not between 1 and %d", c.MaxTxnOps, math.MaxInt32)
 	}
 	if c.MaxRequestBytes == 0 || c.MaxRequestBytes > 64<<20 {
 		bad("max-request-bytes", "%d is not between 1 and 64 MiB", c.MaxRequestBytes)
 	}
-	if c.MaxLearners == 0 {
-		bad("max-learners", "must be above 0")
+	if c.MaxLearners == 0 || c.MaxLearners > math.MaxInt32 {
+		bad("max-learners", "%d is not between 1 and %d", c.MaxLearners, math.MaxInt32)
+	}
+	if i := c.WatchProgressNotifyInterval; i < 0 || i > maxProgressInterval {
+		bad("watch-progress-notify-interval", "%v is not between 0 and %v", i, maxProgressInterval)
 	}
 	if c.MaxConcurrentStreams == 0 {
 		bad("max-concurrent-streams", "must be above 0")
@@ -165,6 +174,9 @@ func (c *Config) retention() (r Retention, err error) {
 		r.Revisions = n
 	case "periodic", "":
 		if numErr == nil {
+			if n < 0 || n > int64(math.MaxInt64/time.Hour) {
+				return r, fmt.Errorf("--auto-compaction-retention: %q hours cannot be counted: 0 keeps all history", text)
+			}
 			r.Period = time.Duration(n) * time.Hour
 		} else if r.Period, err = time.ParseDuration(text); err != nil {
 			return r, fmt.Errorf("--auto-compaction-retention: %q is neither hours nor a duration such as 30m", text)

@@ -150,6 +150,27 @@ func FuzzInstance(f *testing.F) {
 	})
 }
 
+// FuzzParseKey checks that a key is refused, none of ours, or the one that its parts make.
+func FuzzParseKey(f *testing.F) {
+	ref := Ref{"default", "web", "h12-web"}
+	for _, k := range []string{ref.InstanceKey(), ref.HealthKey(), ServiceKey("default", "web"), Prefix, Prefix + "inst/a/b/", "/other", Prefix + "svc/A/b"} {
+		f.Add(k)
+	}
+	f.Fuzz(func(t *testing.T, key string) {
+		kind, ref, err := ParseKey(key)
+		if err != nil {
+			if !errors.Is(err, ErrInvalid) {
+				t.Fatalf("%q: got %v", key, err)
+			}
+			return
+		}
+		again := map[Kind]string{KindInstance: ref.InstanceKey(), KindHealth: ref.HealthKey(), KindService: ServiceKey(ref.NS, ref.Svc)}
+		if again[kind] != key && kind != KindOther {
+			t.Fatalf("%q is read as %v %v, which is stored at %q", key, kind, ref, again[kind])
+		}
+	})
+}
+
 func BenchmarkDecodeInstance(b *testing.B) {
 	data, ref := []byte(documented), Ref{"default", "web", "h12-web"}
 	b.ReportAllocs()

@@ -337,3 +337,65 @@ func FuzzServe(f *testing.F) {
 		}
 	})
 }
+
+// FuzzAnyRegistration serves whatever stands in the registry, written by hand perhaps: replies can be read and keep to
+// their size, and what is valid is served in full.
+func FuzzAnyRegistration(f *testing.F) {
+	ref := discovery.Ref{NS: "default", Svc: "web", ID: "x"}
+	for _, in := range []string{
+		`{"endpoints":[{"name":"http","proto":"tcp","addr":"10.0.0.7","port":8080},{"name":"grpc","addr":"2001:db8::1","port":9}],"meta":{"a":"b"},"weight":7}`,
+		`{"endpoints":[{"name":"http","addr":"Db.Example.com","port":5432}]}`,
+		`{"endpoints":[{"name":"http","addr":"x.web.default.svc.muster.internal","port":1}],"priority":99999}`,
+		`{"endpoints":[{"name":"http","addr":"` + strings.Repeat("a", 64) + `.b","port":1}]}`,
+		`{"endpoints":[{"name":"http","addr":"a..b","port":70000},{"name":"_","addr":"","port":0}]}`,
+		`{"endpoints":[{"name":"http","addr":"fe80::1%eth0","port":1},{"addr":"::ffff:10.0.0.1","port":1}]}`,
+		`{"endpoints":[{"name":"http","addr":"a\\\\.b\\\"","port":1}],"meta":{"\\":"` + strings.Repeat(`\\`, 300) + `"}}`,
+	} {
+		f.Add([]byte(in), []byte(`{"dns_ttl":4294967295,"max_answers":1}`), "_http._tcp.web.svc.muster.internal.", dns.TypeSRV, uint16(512))
+		f.Add([]byte(in), []byte(`{"empty_answer":"nxdomain"}`), "web.svc.muster.internal.", dns.TypeA, uint16(1232))
+		f.Add([]byte(in), []byte(`{}`), "x.web.default.svc.muster.internal.", dns.TypeTXT, uint16(0))
+		f.Add([]byte(in), []byte(``), "web.default.svc.muster.internal.", dns.TypeANY, uint16(700))
+	}
+	f.Fuzz(func(t *testing.T, record, policy []byte, name string, qtype, size uint16) {
+		in, err := discovery.DecodeInstance(ref, record)
+		if err != nil {
+			return
+		}
+		p, perr := discovery.DecodeService(ref.NS, ref.Svc, policy)
+		snap := catalog.NewSnapshot(7, in)
+		if perr == nil {
+			snap = snap.WithPolicy(p)
+		}
+		var m dns.Msg
+		m.SetQuestion(dns.Fqdn(name), qtype)
+		if size > 0 {
+			m.SetEdns0(size, false)
+		}
+		msg, err := m.Pack()
+		if err != nil || len(msg) > maxQuery {
+			return
+		}
+		n := in
+		n.Normalize()
+		valid := n.Validate(discovery.Naming{}) == nil && (perr != nil || p.Validate() == nil)
+		src := sourceOf(snap)
+		for _, tcp := range []bool{false, true} {
+			r := loop(t, src, tcp)
+			out := make([]byte, len(r.pack))
+			for range 2 { // built, then from the cache
+				got := out[:r.serve(msg, out)]
+				if valid {
+					if diff := compare(reference(r.zone, src, msg, tcp), msg, got); diff != "" {
+						t.Fatalf("tcp %v: %s\nquery %x\nreply %x", tcp, diff, msg, got)
+					}
+					continue
+				}
+				want := reference(r.zone, src, msg, tcp)
+				var reply dns.Msg
+				if err := reply.Unpack(got); err != nil || len(got) > want.limit || reply.Id != m.Id {
+					t.Fatalf("tcp %v: a reply of %d bytes, at most %d: %v\nquery %x\nreply %x", tcp, len(got), want.limit, err, msg, got)
+				}
+			}
+		}
+	})
+}

@@ -3,6 +3,7 @@ package sdk
 import (
 	"crypto/tls"
 	"errors"
+	"net"
 	"testing"
 	"time"
 
@@ -36,6 +37,29 @@ func TestEndpointsAreTakenApart(t *testing.T) {
 			t.Errorf("%q: got %v; want ErrInvalid", s, err)
 		}
 	}
+}
+
+func FuzzEndpoint(f *testing.F) {
+	for _, s := range []string{"h:1", "http://h:1/", "https://[::1]:1", "unix:///run/m", "unixs://m.sock", "", "://", "http://", "[::1%25e]:1", "a:b:c", "h:1/x"} {
+		f.Add(s, false)
+	}
+	f.Fuzz(func(t *testing.T, s string, hasTLS bool) {
+		e, err := parseEndpoint(s, hasTLS)
+		if err != nil {
+			if !errors.Is(err, ErrInvalid) {
+				t.Fatalf("%q: got %v; want ErrInvalid", s, err)
+			}
+			return
+		}
+		switch _, port, err := net.SplitHostPort(e.addr); {
+		case e.name != s || (e.tlsConfig(nil) != nil) != e.tls:
+			t.Fatalf("%q: got %+v", s, e)
+		case e.network == "tcp" && (err != nil || port == ""):
+			t.Fatalf("%q: %q cannot be dialled", s, e.addr)
+		case e.network != "tcp" && (e.network != "unix" || e.addr == ""):
+			t.Fatalf("%q: got %+v", s, e)
+		}
+	})
 }
 
 func TestConfigNamesTheFieldThatIsWrong(t *testing.T) {

@@ -14,61 +14,97 @@ import (
 // same content; earlier snapshots must stay as they were.
 func TestIncrementalEqualsListing(t *testing.T) {
 	for seed := range uint64(20) {
-		rnd := rand.New(rand.NewPCG(seed, 1))
-		f := &feed{c: &Catalog{logger: quiet()}, orphans: map[discovery.Ref]orphan{}, logged: map[string]bool{}}
-		snap := newBuilder(nil).publish(0, time.Time{})
-		content := map[string]sdk.KV{}
-		type old struct {
-			s    *Snapshot
-			text string
-		}
-		var kept []old
-		rev := int64(1)
-		for range 60 {
-			b := newBuilder(snap)
-			for range 1 + rnd.IntN(8) {
-				rev++
-				ref := discovery.Ref{NS: pick(rnd, "n1", "n2"), Svc: pick(rnd, "a", "b", "c"), ID: pick(rnd, "x", "y", "z", "w")}
-				var key, val string
-				switch rnd.IntN(4) {
-				case 0:
-					key, val = discovery.ServiceKey(ref.NS, ref.Svc), fmt.Sprintf(`{"dns_ttl":%d}`, rev)
-				case 1:
-					key, val = ref.HealthKey(), fmt.Sprintf(`{"status":%q}`, pick(rnd, "PASSING", "WARNING", "CRITICAL", "NEWER"))
-				default:
-					key, val = inst(ref.NS, ref.Svc, ref.ID, pick(rnd, "h1", "h2", "h3", ""))
-				}
-				ev := sdk.Event{KV: sdk.KV{Key: key, ModRevision: rev}}
-				if rnd.IntN(3) == 0 {
-					ev.Type = sdk.Delete
-					delete(content, key)
-				} else {
-					if rnd.IntN(12) == 0 {
-						val = "bad"
-					}
-					ev.KV.Value = []byte(val)
-					content[key] = ev.KV
-				}
-				f.apply(b, ev)
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			changeAndList(t, rand.New(rand.NewPCG(seed, 1)), 60, nil)
+		})
+	}
+}
+
+// changeAndList makes that many snapshots. value is stored here and there, if it isn't nil.
+func changeAndList(t *testing.T, rnd *rand.Rand, snapshots int, value []byte) {
+	f := &feed{c: &Catalog{logger: quiet()}, orphans: map[discovery.Ref]orphan{}, logged: map[string]bool{}}
+	snap := newBuilder(nil).publish(0, time.Time{})
+	content := map[string]sdk.KV{}
+	type old struct {
+		s    *Snapshot
+		text string
+	}
+	var kept []old
+	rev := int64(1)
+	for range snapshots {
+		b := newBuilder(snap)
+		for range 1 + rnd.IntN(8) {
+			rev++
+			ref := discovery.Ref{NS: pick(rnd, "n1", "n2"), Svc: pick(rnd, "a", "b", "c"), ID: pick(rnd, "x", "y", "z", "w")}
+			var key, val string
+			switch rnd.IntN(4) {
+			case 0:
+				key, val = discovery.ServiceKey(ref.NS, ref.Svc), fmt.Sprintf(`{"dns_ttl":%d}`, rev)
+			case 1:
+				key, val = ref.HealthKey(), fmt.Sprintf(`{"status":%q}`, pick(rnd, "PASSING", "WARNING", "CRITICAL", "NEWER"))
+			default:
+				key, val = inst(ref.NS, ref.Svc, ref.ID, pick(rnd, "h1", "h2", "h3", ""))
 			}
-			snap = b.publish(rev, time.Time{})
-			kept = append(kept, old{snap, dump(snap)})
-		}
-		lister := newStore()
-		lister.kvs, lister.rev = content, rev
-		g := &feed{c: &Catalog{logger: quiet(), source: lister, synced: make(chan struct{}), updates: make(chan struct{}, 1)}, logged: map[string]bool{}}
-		if err := g.list(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		if got, want := dump(snap), dump(g.c.Snapshot()); got != want {
-			t.Fatalf("seed %d: incremental\n%s\nlisting\n%s", seed, got, want)
-		}
-		for i, o := range kept {
-			if dump(o.s) != o.text {
-				t.Fatalf("seed %d: snapshot %d changed afterwards", seed, i)
+			ev := sdk.Event{KV: sdk.KV{Key: key, ModRevision: rev}}
+			if rnd.IntN(3) == 0 {
+				ev.Type = sdk.Delete
+				delete(content, key)
+			} else {
+				if rnd.IntN(12) == 0 {
+					val = "bad"
+				}
+				if value != nil && rnd.IntN(3) == 0 {
+					val = string(value)
+				}
+				ev.KV.Value = []byte(val)
+				content[key] = ev.KV
 			}
+			f.apply(b, ev)
+		}
+		snap = b.publish(rev, time.Time{})
+		kept = append(kept, old{snap, dump(snap)})
+	}
+	lister := newStore()
+	lister.kvs, lister.rev = content, rev
+	g := &feed{c: &Catalog{logger: quiet(), source: lister, synced: make(chan struct{}), updates: make(chan struct{}, 1)}, logged: map[string]bool{}}
+	if err := g.list(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := dump(snap), dump(g.c.Snapshot()); got != want {
+		t.Fatalf("incremental\n%s\nlisting\n%s", got, want)
+	}
+	for i, o := range kept {
+		if dump(o.s) != o.text {
+			t.Fatalf("snapshot %d changed afterwards", i)
 		}
 	}
+}
+
+// choices is a source of randomness that a fuzzer writes: a byte a draw, spread over the whole number. What comes after
+// its end is ordinary chance.
+type choices struct {
+	data []byte
+	rest *rand.PCG
+}
+
+func (c *choices) Uint64() uint64 {
+	if len(c.data) == 0 {
+		return c.rest.Uint64()
+	}
+	b := uint64(c.data[0])
+	c.data = c.data[1:]
+	return b * 0x0101010101010101
+}
+
+// FuzzChanges lets the fuzzer choose the changes, and a value that is stored under keys of every kind.
+func FuzzChanges(f *testing.F) {
+	f.Add([]byte{0, 1, 2, 3, 250, 100}, []byte(`{"node":"h1","state":"DRAINING"}`))
+	f.Add([]byte("some more of these choices"), []byte(`{"status":"STARTING","ns":"n1"}`))
+	f.Add([]byte{}, []byte("{"))
+	f.Fuzz(func(t *testing.T, script, value []byte) {
+		src := &choices{data: script[:min(len(script), 1000)], rest: rand.NewPCG(1, 1)}
+		changeAndList(t, rand.New(src), 1+len(script)/40, value)
+	})
 }
 
 func pick(r *rand.Rand, of ...string) string { return of[r.IntN(len(of))] }

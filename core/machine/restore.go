@@ -121,9 +121,16 @@ func restore(cfg Config, src Source, adjust func(rev, compactRev int64) (int64, 
 	return r.finish(cfg, adjust)
 }
 
+// maxRevision is far beyond what any cluster reaches, and as far from where
+// numbers end.
+const maxRevision = 1 << 62
+
 func (r *restoring) finish(cfg Config, adjust func(rev, compactRev int64) (int64, int64)) (_ *Machine, err error) {
 	m := r.m
 	rev, compactRev := adjust(max(r.rev, r.compactRev), r.compactRev)
+	if rev > maxRevision {
+		return nil, fmt.Errorf("%w: revision %d leaves no room for more", ErrBadCheckpoint, rev)
+	}
 	if m.kv, err = r.loader.Finish(rev, compactRev); err != nil {
 		return nil, fmt.Errorf("bucket %q: %w", bucketKey, err)
 	}
@@ -216,7 +223,9 @@ func (r *restoring) meta(k, v []byte) (err error) {
 	m := r.m
 	switch string(k) {
 	case metaIndex:
-		m.index, err = number(k, v)
+		if m.index, err = number(k, v); err == nil && m.index > math.MaxInt64 {
+			err = fmt.Errorf("%w: it stands at index %d, which no log reaches", ErrBadCheckpoint, m.index)
+		}
 	case metaTerm:
 		m.term, err = number(k, v)
 	case metaFinished, metaScheduled:

@@ -6,6 +6,8 @@ BIN     := bin
 PKGS    := ./...
 SEED    ?= 1
 TIME    ?= 10m
+FUZZTIME ?= 10s
+ONLY     ?= .
 LINT    := $(GO) tool -modfile=.ci/tools.mod golangci-lint
 
 .PHONY: build deps test race sim sim-shrink sim-mutants sim-crash sim-soak fuzz compat bench bench-etcd lint cluster check clean
@@ -44,10 +46,8 @@ sim-soak: ## fresh seeds on all cores, and a report: make sim-soak TIME=8h
 	$(GO) test -c -o $(BIN)/simtest ./core/simtest
 	@$(BIN)/simtest -test.run '^TestSoak$$' -test.timeout 0 -soak=$(TIME)
 
-fuzz: ## each fuzz target for ten seconds
-	@for p in $$($(GO) list $(PKGS)); do \
-	  for f in $$($(GO) test -list '^Fuzz' $$p 2>/dev/null | grep '^Fuzz'); do \
-	    echo "$$p $$f"; $(GO) test $$p -run '^$$' -fuzz "^$$f$$" -fuzztime 10s || exit 1; done; done
+fuzz: ## each fuzz target for ten seconds; make fuzz FUZZTIME=2m ONLY=FuzzConfig
+	@GO=$(GO) .ci/fuzz $(FUZZTIME) $(ONLY)
 
 compat: deps ## etcd's own client and command line against the binary
 	$(GO) test -count=1 -timeout 10m ./cmd/muster/e2e

@@ -10,7 +10,6 @@ import (
 
 	"github.com/musterhq/muster/core/machine"
 	"github.com/musterhq/muster/core/membership"
-	"github.com/musterhq/muster/core/replica"
 )
 
 // Refusals of a membership change. Nothing was proposed.
@@ -34,7 +33,7 @@ const learnerReadyPercent = 90
 type changes struct {
 	underWay   bool   // one was proposed here and is not applied:
 	member, id uint64 // this command,
-	committed  bool   // and it will be applied here shortly
+	index      uint64 // which stands there in the log, 0: not yet
 	// waiting came to a leader that has not applied yet what was committed when
 	// it came: the rules must not be held against members of the past. At its
 	// term's beginning that is all that came before.
@@ -93,11 +92,15 @@ func (s *Stepper) tryChange(r changeRequest) error {
 	if r.from != 0 && c.Member != r.from {
 		return fmt.Errorf("%w: a change in another member's name", errBadMessage)
 	}
-	if s.changes.underWay && !s.changes.committed || s.changes.waiting != nil {
+	// What is committed will be applied here, too. It may be applied elsewhere
+	// already, and the next change be asked for: the followers alone can commit
+	// while this member's disk takes its time.
+	committed := s.r.Status().GetCommit()
+	if s.changes.underWay && (s.changes.index == 0 || s.changes.index > committed) || s.changes.waiting != nil {
 		return ErrChangeUnderWay
 	}
 	if r.after == 0 {
-		r.after = s.committed
+		r.after = committed
 	}
 	if !s.canChange(r.after) {
 		s.changes.waiting = &r
@@ -117,7 +120,7 @@ func (s *Stepper) tryChange(r changeRequest) error {
 	if s.r.ProposeConfChange(cc) != nil {
 		return ErrNoLeader // raft is handing leadership over
 	}
-	s.changes.underWay, s.changes.committed, s.changes.member, s.changes.id = true, false, c.Member, c.ID
+	s.changes.underWay, s.changes.index, s.changes.member, s.changes.id = true, 0, c.Member, c.ID
 	if r.from == 0 {
 		s.inflight[c.ID] = &Batch{IDs: []uint64{c.ID}, term: s.term}
 	}
@@ -150,16 +153,18 @@ func (c *changes) demote(s *Stepper) {
 	}
 }
 
-// noteCommitted follows what is about to be applied.
-func (s *Stepper) noteCommitted(t *replica.ApplyTask) {
-	c := &s.changes
-	for _, e := range t.Entries {
-		s.committed = e.GetIndex()
-		if !c.underWay || c.committed || e.GetType() == raftpb.EntryType_EntryNormal {
+// noteAppended finds the change under way among what goes into the log.
+func (c *changes) noteAppended(ents []*raftpb.Entry) {
+	if !c.underWay || c.index != 0 {
+		return
+	}
+	for _, e := range ents {
+		if e.GetType() == raftpb.EntryType_EntryNormal {
 			continue
 		}
-		member, id, ok := entryID(e)
-		c.committed = ok && member == c.member && id == c.id
+		if member, id, ok := entryID(e); ok && member == c.member && id == c.id {
+			c.index = e.GetIndex()
+		}
 	}
 }
 

@@ -27,6 +27,8 @@ func soon(t *testing.T) context.Context {
 	return ctx
 }
 
+var errNotYet = errors.New("not yet")
+
 // eventually calls f until it succeeds or fails otherwise than with one of
 // these errors.
 func eventually(t *testing.T, f func() error, passing ...error) {
@@ -278,6 +280,56 @@ func TestSecondChangeIsRefusedByNameWhileOneIsUnderWay(t *testing.T) {
 	cancel()
 	if err := <-first; err == nil {
 		t.Error("the first change was acknowledged without a quorum")
+	}
+}
+
+// The followers alone can commit a change, and apply it before their leader,
+// whose disk is slow, has it on its own.
+func TestChangeIsTakenWhileTheLeadersDiskStillHasTheOneBefore(t *testing.T) {
+	t.Parallel()
+	var gates []*sync.RWMutex
+	ms := newClusterOn(t, 3, func(c *Config) {
+		gate := &sync.RWMutex{}
+		gates = append(gates, gate)
+		c.FS = vfs.NewFault(vfs.OS(), func(op vfs.Op) error {
+			if op.Kind == vfs.OpSync {
+				gate.RLock()
+				defer gate.RUnlock()
+			}
+			return nil
+		})
+	})
+	leader := leaderOf(t, ms...)
+	via := others(ms, leader)[0]
+	gate := gates[slices.Index(ms, leader)]
+	gate.Lock()
+	if _, err := via.UpdateMember(soon(t), via.ID(), []string{via.url(), "http://127.0.0.1:1"}); err != nil {
+		gate.Unlock()
+		t.Fatal(err)
+	}
+	second := make(chan error, 1)
+	go func() {
+		_, err := via.UpdateMember(soon(t), via.ID(), []string{via.url()})
+		second <- err
+	}()
+	eventually(t, func() error { // the leader has it
+		waits := make(chan bool, 1)
+		leader.inbox.post(event{call: func(s *Stepper) { waits <- s.changes.waiting != nil }})
+		select {
+		case err := <-second:
+			gate.Unlock()
+			t.Fatalf("the second change: %v before the first was applied by the leader", err)
+			return nil
+		case w := <-waits:
+			if !w {
+				return errNotYet
+			}
+			return nil
+		}
+	}, errNotYet)
+	gate.Unlock()
+	if err := <-second; err != nil {
+		t.Fatalf("the second change: %v", err)
 	}
 }
 

@@ -29,6 +29,12 @@ type member struct {
 // newCluster starts n founding members on loopback. They are closed with the test.
 func newCluster(t *testing.T, n int) []*member {
 	t.Helper()
+	return newClusterOn(t, n, nil)
+}
+
+// newClusterOn has each member's configuration changed before it starts.
+func newClusterOn(t *testing.T, n int, change func(*Config)) []*member {
+	t.Helper()
 	initial := map[string][]string{}
 	ms := make([]*member, n)
 	for i := range ms {
@@ -44,10 +50,16 @@ func newCluster(t *testing.T, n int) []*member {
 		initial[ms[i].cfg.Name] = []string{"http://" + l.Addr().String()}
 	}
 	for _, m := range ms {
+		if change != nil {
+			change(&m.cfg)
+		}
 		m.open(t)
 	}
 	for _, m := range ms {
 		m.ready(t)
+	}
+	for _, m := range ms {
+		m.get(t, "") // now it has applied that all are started
 	}
 	return ms
 }
@@ -230,9 +242,7 @@ func TestFollowerBeyondTheWindowIsBroughtUpByACheckpoint(t *testing.T) {
 	for i := range 60 { // 30 MiB, more than the window keeps
 		for _, m := range ms {
 			if m != late {
-				if err := m.put(t, fmt.Sprint("big", i), value); err != nil {
-					t.Fatal(err)
-				}
+				eventually(t, func() error { return m.put(t, fmt.Sprint("big", i), value) }, ErrTimeout, ErrNoLeader, ErrLeaderChanged)
 			}
 		}
 	}

@@ -82,9 +82,8 @@ type Stepper struct {
 
 	dispute dispute
 
-	changes   changes
-	committed uint64                   // index of the last entry handed out to be applied
-	heard     map[uint64]time.Duration // when each member was last heard
+	changes changes
+	heard   map[uint64]time.Duration // when each member was last heard
 }
 
 // Effects is what the owner has to do. Order within each slice matters.
@@ -270,13 +269,11 @@ func (s *Stepper) ApplyFinished(d ApplyDone) {
 func (s *Stepper) collect(out replica.Output) {
 	if out.Append != nil {
 		s.spot(out.Append.Entries)
+		s.changes.noteAppended(out.Append.Entries)
 		if out.Append.Snapshot != nil {
 			s.restoring.Add(1)
 		}
 		s.eff.Append = append(s.eff.Append, out.Append)
-	}
-	for _, t := range out.Apply {
-		s.noteCommitted(t)
 	}
 	s.eff.Apply = append(s.eff.Apply, out.Apply...)
 	s.sendRaft(out.Messages)

@@ -45,8 +45,12 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "error:", err)
 		os.Exit(1)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	built.remove()
+	os.Exit(code)
 }
+
+var built binary
 
 // program is a running muster registrar.
 type program struct {
@@ -109,7 +113,7 @@ func launch(t *testing.T, as string, args ...string) *program {
 // await waits for a line that contains want.
 func (p *program) await(t *testing.T, want string) string {
 	t.Helper()
-	timeout := time.After(20 * time.Second)
+	timeout := time.After(patience)
 	for {
 		select {
 		case line, ok := <-p.out:
@@ -128,7 +132,7 @@ func (p *program) await(t *testing.T, want string) string {
 // end waits for the program's end and returns its exit code.
 func (p *program) end(t *testing.T) int {
 	t.Helper()
-	timeout := time.After(20 * time.Second)
+	timeout := time.After(patience)
 	for {
 		select {
 		case _, ok := <-p.out:

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -31,6 +32,31 @@ type server struct {
 	cmd    *exec.Cmd
 }
 
+// patience is how long a test waits for what must come about on the busiest
+// machine; how soon it does is held to the clock of a bubble, in package registrar.
+const patience = time.Minute
+
+// binary is this checkout's muster, built when it is first wanted.
+type binary struct {
+	once sync.Once
+	dir  string
+	err  error
+}
+
+func (b *binary) path() (string, error) {
+	b.once.Do(func() {
+		if b.dir, b.err = os.MkdirTemp("", "muster-registrar-test"); b.err != nil {
+			return
+		}
+		if out, err := exec.Command("go", "build", "-o", filepath.Join(b.dir, "muster"), "github.com/musterhq/muster/cmd/muster").CombinedOutput(); err != nil {
+			b.err = fmt.Errorf("%w\n%s", err, out)
+		}
+	})
+	return filepath.Join(b.dir, "muster"), b.err
+}
+
+func (b *binary) remove() { _ = os.RemoveAll(b.dir) }
+
 func freeAddr(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -47,9 +73,9 @@ func startServer(t *testing.T) *server {
 	if bin := os.Getenv("MUSTER_TEST_SERVER"); bin != "" {
 		s.bin = []string{bin}
 	} else {
-		path := filepath.Join(t.TempDir(), "muster")
-		if out, err := exec.Command("go", "build", "-o", path, "github.com/musterhq/muster/cmd/muster").CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
+		path, err := built.path()
+		if err != nil {
+			t.Fatal(err)
 		}
 		s.bin = []string{path, "server"}
 	}
@@ -153,14 +179,14 @@ func TestFromRegistrationToTheCatalogAndBack(t *testing.T) {
 	s := startServer(t)
 	w := watch(t, s)
 	p := launch(t, "registrar", webArgs(s, "--tag", "v2", "--drain-delay", "200ms", "--", "sleep", "1000")...)
-	w.await(t, "h1-web=PASSING", 10*time.Second)
+	w.await(t, "h1-web=PASSING", patience)
 	in := w.Snapshot().Instance("default", "web", "h1-web").Instance
 	if in.Endpoints[0].Addr != "127.0.0.1" || in.Tags[0] != "v2" || in.Owner != "h1" {
 		t.Fatalf("registered %+v", in)
 	}
 	p.signal(t, syscall.SIGTERM)
-	w.await(t, "h1-web=DRAINING", 5*time.Second)
-	w.await(t, "", 5*time.Second)
+	w.await(t, "h1-web=DRAINING", patience)
+	w.await(t, "", patience)
 	if got := p.end(t); got != 143 {
 		t.Fatalf("exit code %d", got)
 	}
@@ -174,9 +200,9 @@ func TestACommandThatEndsIsDeregisteredAtOnce(t *testing.T) {
 	s := startServer(t)
 	w := watch(t, s)
 	p := launch(t, "registrar", webArgs(s, "--drain-delay", "1m", "--", "sh", "-c", "trap 'exit 5' USR1; while :; do sleep 0.05; done")...)
-	w.await(t, "h1-web=PASSING", 10*time.Second)
+	w.await(t, "h1-web=PASSING", patience)
 	p.signal(t, syscall.SIGUSR1)
-	w.await(t, "", 5*time.Second)
+	w.await(t, "", patience)
 	if got := p.end(t); got != 5 {
 		t.Fatalf("exit code %d", got)
 	}
@@ -195,18 +221,18 @@ func TestAFileIsReloadedOnHangupAndABadOneChangesNothing(t *testing.T) {
 	}
 	write("first")
 	p := launch(t, "registrar", "--config", file, "--endpoints", s.client)
-	w.await(t, "first=PASSING", 10*time.Second)
+	w.await(t, "first=PASSING", patience)
 	write("No Label")
 	p.signal(t, syscall.SIGHUP)
 	p.await(t, "the old one stays in force")
 	write("second")
 	p.signal(t, syscall.SIGHUP)
-	w.await(t, "second=PASSING", 5*time.Second)
+	w.await(t, "second=PASSING", patience)
 	if leases, err := w.client.Leases(t.Context()); err != nil || len(leases) != 1 {
 		t.Fatalf("leases %v, %v", leases, err)
 	}
 	p.signal(t, syscall.SIGTERM)
-	w.await(t, "", 5*time.Second)
+	w.await(t, "", patience)
 	if got := p.end(t); got != 0 {
 		t.Fatalf("exit code %d", got)
 	}
@@ -216,9 +242,9 @@ func TestAKilledRegistrarLeavesWithItsLease(t *testing.T) {
 	s := startServer(t)
 	w := watch(t, s)
 	p := launch(t, "registrar", webArgs(s)...)
-	w.await(t, "h1-web=PASSING", 10*time.Second)
+	w.await(t, "h1-web=PASSING", patience)
 	p.signal(t, syscall.SIGKILL)
-	if took := w.await(t, "", 10*time.Second); took < time.Second {
+	if took := w.await(t, "", patience); took < time.Second {
 		t.Fatalf("gone after %v", took)
 	}
 }
@@ -236,11 +262,11 @@ func TestChecksDecideOverARealServer(t *testing.T) {
 		t.Fatalf("registered before the first pass: %+v", v)
 	}
 	code.Store(200)
-	w.await(t, "h1-web=PASSING", 5*time.Second)
+	w.await(t, "h1-web=PASSING", patience)
 	code.Store(500)
-	t.Logf("failed check to catalog: %v", w.await(t, "h1-web=CRITICAL", 5*time.Second))
+	t.Logf("failed check to catalog: %v", w.await(t, "h1-web=CRITICAL", patience))
 	code.Store(429)
-	w.await(t, "h1-web=WARNING", 5*time.Second)
+	w.await(t, "h1-web=WARNING", patience)
 }
 
 // TestItComesBackWhateverHappenedToTheServer is trap 1 of the reference, against a real server.
@@ -249,8 +275,7 @@ func TestItComesBackWhateverHappenedToTheServer(t *testing.T) {
 	w := watch(t, s)
 	launch(t, "registrar", webArgs(s)...)
 	const up = "h1-web=PASSING"
-	const twoRenewals = 2*1100*time.Millisecond + 3*time.Second // and what starting a server takes
-	w.await(t, up, 10*time.Second)
+	w.await(t, up, patience)
 	ref := discovery.Ref{NS: "default", Svc: "web", ID: "h1-web"}
 	for name, fault := range map[string]func() error{
 		"key deleted": func() error {
@@ -273,19 +298,19 @@ func TestItComesBackWhateverHappenedToTheServer(t *testing.T) {
 			if err := fault(); err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}
-			w.await(t, "", 5*time.Second)
-			t.Logf("%s: back after %v", name, w.await(t, up, twoRenewals))
+			w.await(t, "", patience)
+			t.Logf("%s: back after %v", name, w.await(t, up, patience))
 		}
 	}
 	s.kill()
 	s.start(t)
-	w.await(t, up, twoRenewals)
+	w.await(t, up, patience)
 	s.wipe(t)
 	s.start(t)
 	// The catalog finds out that the store went back in time, and the registrar that its lease is gone.
 	fresh := watch(t, s)
-	t.Logf("store emptied: back after %v", fresh.await(t, up, twoRenewals))
-	timeout := time.After(10 * time.Second)
+	t.Logf("store emptied: back after %v", fresh.await(t, up, patience))
+	timeout := time.After(patience)
 	for w.Snapshot().Rev() > fresh.Snapshot().Rev() {
 		select {
 		case <-w.Updates():
@@ -293,7 +318,7 @@ func TestItComesBackWhateverHappenedToTheServer(t *testing.T) {
 			t.Fatalf("the catalog shows revision %d of a store at %d", w.Snapshot().Rev(), fresh.Snapshot().Rev())
 		}
 	}
-	w.await(t, up, 10*time.Second)
+	w.await(t, up, patience)
 }
 
 func TestTheCatalogSurvivesCompactionWhileCutOff(t *testing.T) {
@@ -324,7 +349,7 @@ func TestTheCatalogSurvivesCompactionWhileCutOff(t *testing.T) {
 	if _, err := cat.WaitSynced(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	w.await(t, "i0=PASSING", 5*time.Second)
+	w.await(t, "i0=PASSING", patience)
 	proxy.cut()
 	for cat.Staleness() == 0 {
 		if t.Context().Err() != nil {
@@ -348,12 +373,12 @@ func TestTheCatalogSurvivesCompactionWhileCutOff(t *testing.T) {
 		t.Fatal("the last snapshot wasn't kept")
 	}
 	proxy.join()
-	w.await(t, "i1=PASSING i2=PASSING", 20*time.Second)
+	w.await(t, "i1=PASSING i2=PASSING", patience)
 	if st := cat.Stats(); st.Resyncs < 2 {
 		t.Fatalf("no full listing: %+v", st)
 	}
 	put(3)
-	w.await(t, "i1=PASSING i2=PASSING i3=PASSING", 5*time.Second)
+	w.await(t, "i1=PASSING i2=PASSING i3=PASSING", patience)
 }
 
 func TestThousandsOfRegistrationsPerSecond(t *testing.T) {

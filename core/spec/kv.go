@@ -41,7 +41,20 @@ func contains(from, end, key []byte) bool {
 }
 
 func inRange(keys map[string]*mvccpb.KeyValue, from, end []byte) []*mvccpb.KeyValue {
-	return slices.DeleteFunc(sorted(keys), func(kv *mvccpb.KeyValue) bool { return !contains(from, end, kv.Key) })
+	if len(end) == 0 {
+		if kv := keys[string(from)]; kv != nil {
+			return []*mvccpb.KeyValue{kv}
+		}
+		return nil
+	}
+	var out []*mvccpb.KeyValue
+	for _, kv := range keys {
+		if contains(from, end, kv.Key) {
+			out = append(out, kv)
+		}
+	}
+	slices.SortFunc(out, func(a, b *mvccpb.KeyValue) int { return bytes.Compare(a.Key, b.Key) })
+	return out
 }
 
 // Put writes one key.

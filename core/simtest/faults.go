@@ -176,13 +176,15 @@ func (w *World) nextFault() {
 }
 
 func (w *World) drawFault() faultKind {
-	kinds := faultKinds()
+	if w.kinds == nil {
+		w.kinds = faultKinds()
+	}
 	sum := 0
-	for _, k := range kinds {
+	for _, k := range w.kinds {
 		sum += k.weight
 	}
 	x := w.rng.IntN(sum)
-	for _, k := range kinds {
+	for _, k := range w.kinds {
 		if x -= k.weight; x < 0 {
 			return k
 		}

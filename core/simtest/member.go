@@ -276,15 +276,25 @@ func (m *member) complete(id uint64, o outcome) {
 }
 
 func (m *member) receive(from uint64, frame []byte) {
-	m.do(m.life, func() {
-		m.w.note('r', m.slot, frame)
-		msg, err := node.DecodeMessage(frame)
-		if err != nil {
-			m.w.fail("decode a peer message: %v", err)
-			return
-		}
-		m.step(func(s *node.Stepper) { s.Receive(from, msg) })
-	})
+	if m.w.now < m.pause {
+		m.do(m.life, func() { m.take(from, frame) })
+		return
+	}
+	m.take(from, frame)
+}
+
+// take reads a frame, if there is anybody to read it.
+func (m *member) take(from uint64, frame []byte) {
+	if !m.up() {
+		return
+	}
+	m.w.note('r', m.slot, frame)
+	msg, err := node.DecodeMessage(frame)
+	if err != nil {
+		m.w.fail("decode a peer message: %v", err)
+		return
+	}
+	m.step(func(s *node.Stepper) { s.Receive(from, msg) })
 }
 
 // startWrite has the disk carry out everything queued, after a while.

@@ -13,6 +13,17 @@ type link struct {
 type network struct {
 	w     *World
 	links [][]link
+	spare []*delivery
+}
+
+// delivery is a frame on its way. There are so many that they are used again.
+type delivery struct {
+	n        *network
+	from, to int
+	frame    []byte
+	sender   uint64
+	lives    int
+	arrive   func() // its method, made once
 }
 
 func (n *network) init(w *World) {
@@ -45,14 +56,34 @@ func (n *network) send(from, to int, frame []byte) {
 	if w.chance(l.duplicate) {
 		copies = 2
 	}
-	// What is under way does not outlive the connection, hence neither process.
-	sender, receiver := w.members[from], w.members[to]
-	id, lives := sender.id, sender.life+receiver.life
 	for range copies {
-		w.after(w.between(l.lo, l.hi), func() {
-			if !n.links[from][to].cut && sender.life+receiver.life == lives {
-				receiver.receive(id, frame)
-			}
-		})
+		d := n.delivery()
+		d.from, d.to, d.frame = from, to, frame
+		d.sender, d.lives = w.members[from].id, w.members[from].life+w.members[to].life
+		w.after(w.between(l.lo, l.hi), d.arrive)
+	}
+}
+
+func (n *network) delivery() *delivery {
+	if last := len(n.spare) - 1; last >= 0 {
+		d := n.spare[last]
+		n.spare = n.spare[:last]
+		return d
+	}
+	d := &delivery{n: n}
+	d.arrive = d.end
+	return d
+}
+
+// end hands the frame over, unless the link was cut meanwhile. What is under way
+// does not outlive the connection, hence neither process.
+func (d *delivery) end() {
+	n, receiver := d.n, d.n.w.members[d.to]
+	id, frame := d.sender, d.frame
+	alive := !n.links[d.from][d.to].cut && n.w.members[d.from].life+receiver.life == d.lives
+	d.frame = nil
+	n.spare = append(n.spare, d)
+	if alive {
+		receiver.receive(id, frame)
 	}
 }

@@ -1,18 +1,17 @@
 package simtest
 
 import (
-	"container/heap"
-	"encoding/binary"
 	"fmt"
-	"hash"
-	"hash/fnv"
 	"log/slog"
+	"math/bits"
 	"math/rand/v2"
 	"os"
 	"runtime/debug"
 	"testing"
 	"testing/cryptotest"
 	"time"
+
+	"github.com/cespare/xxhash/v2"
 )
 
 // Options choose what a run is like. The zero value of each field but Seed has
@@ -103,10 +102,10 @@ type World struct {
 	shape   shape
 	rng     *rand.Rand
 	now     time.Duration
-	events  eventHeap
-	seq     uint64
+	agenda  agenda
 	members []*member
 	net     network
+	kinds   []faultKind // what drawFault draws from
 	clients []*client
 	watches []*watcher
 	truth   truth
@@ -114,7 +113,7 @@ type World struct {
 	leases  leaseBook
 	log     *slog.Logger
 	stats   Stats
-	trace   hash.Hash64
+	trace   uint64
 	acked   int64 // highest revision that a client was told of
 	failure error
 	calm    bool // faults are over
@@ -137,7 +136,7 @@ func Run(t *testing.T, opts Options) (Stats, error) {
 
 func newWorld(t *testing.T, opts Options) *World {
 	cryptotest.SetGlobalRandom(t, opts.Seed)
-	return &World{opts: opts, rng: rand.New(rand.NewPCG(opts.Seed, 0x6d7573746572)), trace: fnv.New64a()}
+	return &World{opts: opts, rng: rand.New(rand.NewPCG(opts.Seed, 0x6d7573746572))}
 }
 
 // finished ends a run and judges it.
@@ -146,7 +145,7 @@ func (w *World) finished() (Stats, error) {
 		m.close()
 	}
 	w.stats.Simulated = w.now
-	w.stats.Trace = w.trace.Sum64()
+	w.stats.Trace = w.trace
 	if w.failure == nil {
 		w.failure = w.checkHistories()
 	}
@@ -239,8 +238,11 @@ const (
 
 // until handles events up to a point in virtual time.
 func (w *World) until(end time.Duration) {
-	for w.failure == nil && len(w.events) > 0 && w.events[0].at <= end {
-		e := heap.Pop(&w.events).(simEvent)
+	for w.failure == nil {
+		e, ok := w.agenda.next(end)
+		if !ok {
+			break
+		}
 		w.now = e.at
 		if w.stats.Steps++; w.stats.Steps > maxSteps {
 			w.fail("more than %d steps: the members keep each other busy", maxSteps)
@@ -252,18 +254,17 @@ func (w *World) until(end time.Duration) {
 }
 
 // after schedules do; equal times keep the order of scheduling.
-func (w *World) after(d time.Duration, do func()) {
-	w.seq++
-	heap.Push(&w.events, simEvent{at: w.now + d, seq: w.seq, do: do})
-}
+func (w *World) after(d time.Duration, do func()) { w.agenda.add(w.now+d, do) }
 
 // note takes something that happened into the trace, by which two runs are compared.
 func (w *World) note(kind byte, slot int, bytes []byte) {
-	var b [10]byte
-	b[0], b[1] = kind, byte(slot)
-	binary.LittleEndian.PutUint64(b[2:], uint64(w.now))
-	_, _ = w.trace.Write(b[:])
-	_, _ = w.trace.Write(bytes)
+	w.trace = mix(mix(mix(w.trace, uint64(kind)<<8|uint64(slot)), uint64(w.now)), xxhash.Sum64(bytes))
+}
+
+// mix is a bijection of either argument for a given other one.
+func mix(h, x uint64) uint64 {
+	const odd, odder = 0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F
+	return bits.RotateLeft64(h+x*odder, 31) * odd
 }
 
 // between draws a duration.
@@ -278,29 +279,4 @@ func (w *World) fail(format string, args ...any) {
 	if w.failure == nil {
 		w.failure = fmt.Errorf("at %v: %s", w.now.Round(time.Microsecond), fmt.Sprintf(format, args...))
 	}
-}
-
-type simEvent struct {
-	at  time.Duration
-	seq uint64
-	do  func()
-}
-
-type eventHeap []simEvent
-
-func (h eventHeap) Len() int { return len(h) }
-func (h eventHeap) Less(i, j int) bool {
-	if h[i].at != h[j].at {
-		return h[i].at < h[j].at
-	}
-	return h[i].seq < h[j].seq
-}
-func (h eventHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
-func (h *eventHeap) Push(x any)   { *h = append(*h, x.(simEvent)) }
-func (h *eventHeap) Pop() any {
-	old := *h
-	e := old[len(old)-1]
-	old[len(old)-1] = simEvent{}
-	*h = old[:len(old)-1]
-	return e
 }

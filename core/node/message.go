@@ -4,9 +4,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/musterhq/muster/core/membership"
 )
@@ -103,10 +103,11 @@ var errBadMessage = errors.New("malformed peer message")
 // AppendTo appends the message's encoding: a kind byte, then fields as
 // varints; a raft message or a batch runs to the end.
 func (m *Message) AppendTo(b []byte) ([]byte, error) {
+	b = slices.Grow(b, m.sizeHint())
 	b = append(b, byte(m.kind))
 	switch m.kind {
 	case msgRaft:
-		return proto.MarshalOptions{}.MarshalAppend(b, m.Raft)
+		return appendRaft(b, m.Raft)
 	case msgForward, msgChange:
 		b = binary.AppendUvarint(b, m.seq)
 		return append(b, m.batch...), nil
@@ -133,23 +134,34 @@ func (m *Message) AppendTo(b []byte) ([]byte, error) {
 	return nil, fmt.Errorf("%w: kind %d", errBadMessage, m.kind)
 }
 
+// sizeHint is room enough for the encoding of nearly all messages.
+func (m *Message) sizeHint() int {
+	const fixed = 64 // of nearly all, what isn't counted here
+	n := fixed + len(m.batch)
+	if m.Raft != nil {
+		n += len(m.Raft.Context)
+		for _, e := range m.Raft.Entries {
+			n += entrySize(e) + 4
+		}
+	}
+	return n
+}
+
 // DecodeMessage reads what AppendTo wrote. The message aliases b.
 func DecodeMessage(b []byte) (*Message, error) {
 	if len(b) == 0 {
 		return nil, fmt.Errorf("%w: empty", errBadMessage)
 	}
+	if messageKind(b[0]) == msgRaft {
+		m, err := decodeRaft(b[1:])
+		if err == nil && !travels(m.Raft.GetType()) {
+			return nil, fmt.Errorf("%w: raft's %v does not come from peers", errBadMessage, m.Raft.GetType())
+		}
+		return m, err
+	}
 	m := &Message{kind: messageKind(b[0])}
 	d := fields{b: b[1:]}
 	switch m.kind {
-	case msgRaft:
-		m.Raft = new(raftpb.Message)
-		if err := proto.Unmarshal(d.b, m.Raft); err != nil {
-			return nil, fmt.Errorf("%w: %w", errBadMessage, err)
-		}
-		if t := m.Raft.GetType(); !travels(t) {
-			return nil, fmt.Errorf("%w: raft's %v does not come from peers", errBadMessage, t)
-		}
-		return m, nil
 	case msgForward, msgChange:
 		m.seq = d.uvarint()
 		m.batch = d.b

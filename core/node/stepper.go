@@ -51,6 +51,8 @@ type Stepper struct {
 	cfg StepperConfig
 	r   *replica.Replica
 	eff Effects
+	// taken is what Take returned last: its memory is used again.
+	taken Effects
 
 	now  time.Duration // monotonic, since an arbitrary origin
 	wall int64         // unix nanoseconds: what commands are stamped with
@@ -123,14 +125,24 @@ func NewStepper(cfg StepperConfig) *Stepper {
 // SetTime tells the stepper what time it is.
 func (s *Stepper) SetTime(now time.Duration, wall int64) { s.now, s.wall = now, wall }
 
-// Take returns the effects gathered since the last call.
+// Take returns the effects gathered since the last call. The slices, but not
+// what is in them, are valid until the next call.
 func (s *Stepper) Take() Effects {
 	for s.r.HasReady() {
 		s.collect(s.r.Ready())
 	}
-	eff := s.eff
-	s.eff = Effects{}
-	return eff
+	s.taken.clear()
+	s.eff, s.taken = s.taken, s.eff
+	return s.taken
+}
+
+func (e *Effects) clear() {
+	clear(e.Append)
+	clear(e.Apply)
+	clear(e.Send)
+	clear(e.Snapshots)
+	clear(e.Done)
+	*e = Effects{e.Append[:0], e.Apply[:0], e.Send[:0], e.Snapshots[:0], e.Done[:0]}
 }
 
 // Leader is the member taken for the leader, 0 if none is known.

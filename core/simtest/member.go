@@ -247,7 +247,7 @@ func (m *member) step(f func(*node.Stepper)) {
 	m.applies = append(m.applies, eff.Apply...)
 	for _, e := range eff.Send {
 		to := m.w.slotOf(e.To)
-		frame, err := e.Msg.AppendTo(nil)
+		frame, err := m.w.frames.encode(e.Msg)
 		if err != nil {
 			m.w.fail("encode a peer message: %v", err)
 			return

@@ -1,6 +1,10 @@
 package simtest
 
-import "time"
+import (
+	"time"
+
+	"github.com/musterhq/muster/core/node"
+)
 
 // link is the way from one member to another.
 type link struct {
@@ -86,4 +90,20 @@ func (d *delivery) end() {
 	if alive {
 		receiver.receive(id, frame)
 	}
+}
+
+// frames is memory for frames, which nobody keeps for long.
+type frames struct{ chunk []byte }
+
+func (f *frames) encode(m *node.Message) ([]byte, error) {
+	const chunk, most = 64 << 10, 512
+	if cap(f.chunk)-len(f.chunk) < most {
+		f.chunk = make([]byte, 0, chunk)
+	}
+	at := len(f.chunk)
+	frame, err := m.AppendTo(f.chunk[at:at:cap(f.chunk)])
+	if at+len(frame) <= cap(f.chunk) {
+		f.chunk = f.chunk[:at+len(frame)]
+	}
+	return frame[:len(frame):len(frame)], err
 }

@@ -105,6 +105,7 @@ type World struct {
 	agenda  agenda
 	members []*member
 	net     network
+	frames  frames
 	kinds   []faultKind // what drawFault draws from
 	clients []*client
 	watches []*watcher

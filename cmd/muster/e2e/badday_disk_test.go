@@ -99,8 +99,8 @@ func TestATornTailIsRepaired(t *testing.T) {
 			patch(t, file, "value-49", tear)
 			m.Start(t)
 			requireValues(t, m, 49)
-			if !strings.Contains(m.log(), "repaired") {
-				t.Errorf("the repair isn't in the log:\n%s", tail(m.log()))
+			if !strings.Contains(m.Log(), "repaired") {
+				t.Errorf("the repair isn't in the log:\n%s", tail(m.Log()))
 			}
 			put(t, connect(t, m.Client), "k49", "value-49")
 			m.Kill()

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/musterhq/muster/cmd/muster/e2e/program"
 )
 
 // volume is a small file system of its own, seen from outside through the
@@ -28,7 +30,7 @@ func newVolume(t *testing.T, size string) *volume {
 		args = append([]string{"-r"}, args...)
 	}
 	cmd := exec.Command("unshare", args...)
-	cmd.SysProcAttr = withParent()
+	cmd.SysProcAttr = program.WithParent()
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -101,7 +103,7 @@ func TestAFullDiskStopsTheMemberAndCostsNothingThatWasAcknowledged(t *testing.T)
 		}
 	}
 	m.wait(t, patience)
-	requireRefusal(t, result{m.cmd.ProcessState.ExitCode(), "", m.log()}, 1, "no space left on device", m.Dir, "make room")
+	requireRefusal(t, result{m.Cmd.ProcessState.ExitCode(), "", m.Log()}, 1, "no space left on device", m.Dir, "make room")
 	// Without room it says so again, and breaks nothing.
 	refused(t, m, 1, "no space left on device", m.Dir)
 	v.mount(t, "size=800m")

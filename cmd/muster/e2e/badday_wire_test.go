@@ -122,7 +122,7 @@ func TestGarbageOnEveryPortHarmsNobody(t *testing.T) {
 			}
 		}
 		select {
-		case <-m.done:
+		case <-m.Done:
 			t.Errorf("%s has ended", m.Name)
 		default:
 		}
@@ -132,10 +132,10 @@ func TestGarbageOnEveryPortHarmsNobody(t *testing.T) {
 		t.Errorf("the term went from %d to %d, errors %v", term, st.RaftTerm, st.Errors)
 	}
 	for _, m := range c.Members {
-		if i := strings.Index(m.log(), `"level":"error"`); i >= 0 {
-			t.Errorf("%s logged garbage as an error of its own: %s", m.Name, firstLine(m.log()[i:]))
+		if i := strings.Index(m.Log(), `"level":"error"`); i >= 0 {
+			t.Errorf("%s logged garbage as an error of its own: %s", m.Name, firstLine(m.Log()[i:]))
 		}
-		if n := strings.Count(m.log(), "\n"); n > 400 {
+		if n := strings.Count(m.Log(), "\n"); n > 400 {
 			t.Errorf("%s logged %d lines: garbage must not fill the disk", m.Name, n)
 		}
 	}

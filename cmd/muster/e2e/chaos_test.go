@@ -50,7 +50,7 @@ func TestAllMembersKilledAtOnceComeBackWithWhatWasAcknowledged(t *testing.T) {
 	l := startLoad(t, c)
 	for range 3 {
 		for _, m := range c.Members {
-			m.cmd.Process.Kill()
+			m.Cmd.Process.Kill()
 		}
 		for _, m := range c.Members {
 			m.Kill()
@@ -102,7 +102,7 @@ func TestALeaderThatIsToldToStopHandsOver(t *testing.T) {
 		state, took := leader.Stop(t)
 		exits = append(exits, took)
 		if took > exitTime {
-			t.Errorf("%s needed %v to stop, want at most %v:\n%s", leader.Name, took, exitTime, tail(leader.log()))
+			t.Errorf("%s needed %v to stop, want at most %v:\n%s", leader.Name, took, exitTime, tail(leader.Log()))
 		}
 		// As etcd, it has died of the signal: 143 to a shell, success to systemd.
 		if status, ok := state.Sys().(syscall.WaitStatus); !ok || status.Signal() != syscall.SIGTERM {

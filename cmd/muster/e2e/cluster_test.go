@@ -16,6 +16,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+
+	"github.com/musterhq/muster/cmd/muster/e2e/program"
 )
 
 // patience is for what takes a fraction of a second on a machine with nothing
@@ -61,7 +63,7 @@ type Member struct {
 	Dir                     string // data directory
 	Args                    []string
 	*process                // its present life; nil before the first Start
-	out                     *output
+	out                     *program.Output
 }
 
 // newMember chooses a member's ports and directory. Logs and data are kept if
@@ -74,7 +76,7 @@ func newMember(t *testing.T, name string, args ...string) *Member {
 	}
 	m := &Member{
 		Name: name, Client: freePort(t), Peer: freePort(t), DNS: freePort(t),
-		Dir: filepath.Join(home, "data"), Args: args, out: newOutput(),
+		Dir: filepath.Join(home, "data"), Args: args, out: program.NewOutput(),
 	}
 	t.Cleanup(func() {
 		requireNoTrace(t, name, m.out.String())
@@ -118,13 +120,10 @@ func (m *Member) AwaitReady(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	if err := m.awaitLine(ctx, "ready to serve client requests"); err != nil {
+	if err := m.AwaitLine(ctx, "ready to serve client requests"); err != nil {
 		t.Fatalf("%s %v", m.Name, err)
 	}
 }
-
-// Kill is SIGKILL; it returns once the process is gone.
-func (m *Member) Kill() { m.kill() }
 
 // Stop is SIGTERM; it returns how the process ended and how long that took.
 func (m *Member) Stop(t *testing.T) (*os.ProcessState, time.Duration) {

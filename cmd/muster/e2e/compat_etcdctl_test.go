@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/musterhq/muster/cmd/muster/e2e/program"
 )
 
 // etcdctl is Debian's, 3.4: what people have installed.
@@ -36,7 +38,7 @@ func (e etcdctl) want(t *testing.T, out string, args ...string) {
 
 func (e etcdctl) start(t *testing.T, args ...string) *process {
 	t.Helper()
-	return start(t, newOutput(), t.TempDir(), e.env(), e.path, args...)
+	return start(t, program.NewOutput(), t.TempDir(), e.env(), e.path, args...)
 }
 
 func (e etcdctl) fails(t *testing.T, code int, message string, args ...string) {
@@ -99,12 +101,12 @@ func (e etcdctl) testWatch(t *testing.T) {
 	w := e.start(t, "watch", "--prefix", "watch/", "--prev-kv", fmt.Sprint("--rev=", rev))
 	e.want(t, "OK\n", "put", "watch/a", "2")
 	e.want(t, "1\n", "del", "watch/a")
-	if err := w.awaitLine(within(t, patience), "DELETE\nwatch/a\n2\nwatch/a\n\n"); err != nil {
+	if err := w.AwaitLine(within(t, patience), "DELETE\nwatch/a\n2\nwatch/a\n\n"); err != nil {
 		t.Error(err)
 	}
-	w.kill()
-	if want := "PUT\nwatch/a\n1\nPUT\nwatch/a\n1\nwatch/a\n2\nDELETE\nwatch/a\n2\nwatch/a\n\n"; w.log() != want {
-		t.Errorf("watch prints %q, want %q", w.log(), want)
+	w.Kill()
+	if want := "PUT\nwatch/a\n1\nPUT\nwatch/a\n1\nwatch/a\n2\nDELETE\nwatch/a\n2\nwatch/a\n\n"; w.Log() != want {
+		t.Errorf("watch prints %q, want %q", w.Log(), want)
 	}
 	// A command for each event, told of it by its environment.
 	file := filepath.Join(t.TempDir(), "events")
@@ -114,7 +116,7 @@ func (e etcdctl) testWatch(t *testing.T) {
 		b, err := os.ReadFile(file)
 		return err == nil && string(b) == "\"PUT\" \"watch/b\" \"x\"\n"
 	})
-	w.kill()
+	w.Kill()
 }
 
 func revision(t *testing.T, js string) int64 {
@@ -134,7 +136,7 @@ func (e etcdctl) testLease(t *testing.T) {
 	}
 	e.want(t, "OK\n", "put", "lease/a", "1", "--lease="+id[1])
 	alive := e.start(t, "lease", "keep-alive", id[1])
-	if err := alive.awaitLine(within(t, patience), "lease "+id[1]+" keepalived with TTL(2)\n"); err != nil {
+	if err := alive.AwaitLine(within(t, patience), "lease "+id[1]+" keepalived with TTL(2)\n"); err != nil {
 		t.Fatal(err)
 	}
 	if got := e.run(t, "", "lease", "timetolive", "--keys", id[1]); !regexp.MustCompile(`granted with TTL\(2s\), remaining\([012]s\), attached keys\(\[lease/a\]\)`).MatchString(got) {
@@ -143,7 +145,7 @@ func (e etcdctl) testLease(t *testing.T) {
 	eventually(t, "the lease is listed by the member that is asked", func() bool {
 		return strings.Contains(e.run(t, "", "lease", "list"), id[1])
 	})
-	alive.kill()
+	alive.Kill()
 	eventually(t, "the lease has expired", func() bool { return e.run(t, "", "get", "lease/a") == "" })
 	e.want(t, "lease "+id[1]+" already expired\n", "lease", "timetolive", id[1])
 	e.fails(t, 1, "requested lease not found", "lease", "revoke", id[1])
@@ -155,7 +157,7 @@ func (e etcdctl) testLease(t *testing.T) {
 
 func (e etcdctl) testLock(t *testing.T) {
 	holder := e.start(t, "lock", "lock/x", "--ttl=5")
-	if err := holder.awaitLine(within(t, patience), "lock/x/"); err != nil {
+	if err := holder.AwaitLine(within(t, patience), "lock/x/"); err != nil {
 		t.Fatal(err)
 	}
 	out := t.TempDir() + "/got-it"
@@ -169,7 +171,7 @@ func (e etcdctl) testLock(t *testing.T) {
 	holder.signal(t, syscall.SIGINT)
 	holder.wait(t, patience)
 	if state := next.wait(t, patience); state.ExitCode() != 0 {
-		t.Errorf("lock with a command: %v, %s", state, next.log())
+		t.Errorf("lock with a command: %v, %s", state, next.Log())
 	}
 	if _, err := os.Stat(out); err != nil {
 		t.Error(err)
@@ -178,18 +180,18 @@ func (e etcdctl) testLock(t *testing.T) {
 
 func (e etcdctl) testElect(t *testing.T) {
 	leader := e.start(t, "elect", "elect/x", "one")
-	if err := leader.awaitLine(within(t, patience), "one\n"); err != nil {
+	if err := leader.AwaitLine(within(t, patience), "one\n"); err != nil {
 		t.Fatal(err)
 	}
 	observer := e.start(t, "elect", "--listen", "elect/x")
-	if err := observer.awaitLine(within(t, patience), "one\n"); err != nil {
+	if err := observer.AwaitLine(within(t, patience), "one\n"); err != nil {
 		t.Fatal(err)
 	}
 	next := e.start(t, "elect", "elect/x", "two")
 	leader.signal(t, syscall.SIGINT)
 	leader.wait(t, patience)
 	for _, p := range []*process{next, observer} {
-		if err := p.awaitLine(within(t, patience), "two\n"); err != nil {
+		if err := p.AwaitLine(within(t, patience), "two\n"); err != nil {
 			t.Error(err)
 		}
 	}
@@ -203,10 +205,10 @@ func (e etcdctl) testCompaction(t *testing.T) {
 	e.fails(t, 1, "etcdserver: mvcc: required revision has been compacted", "compaction", fmt.Sprint(rev))
 	e.fails(t, 1, "etcdserver: mvcc: required revision is a future revision", "compaction", fmt.Sprint(rev+1000))
 	w := e.start(t, "watch", "compact/a", fmt.Sprint("--rev=", rev+1))
-	if err := w.awaitLine(within(t, patience), "PUT\ncompact/a\n2\n"); err != nil {
+	if err := w.AwaitLine(within(t, patience), "PUT\ncompact/a\n2\n"); err != nil {
 		t.Error(err)
 	}
-	w.kill()
+	w.Kill()
 }
 
 func (e etcdctl) testEndpoints(t *testing.T, c *Cluster) {

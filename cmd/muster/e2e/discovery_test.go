@@ -13,6 +13,8 @@ import (
 
 	"github.com/miekg/dns"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/musterhq/muster/cmd/muster/e2e/program"
 )
 
 const (
@@ -51,7 +53,7 @@ func awaitAnswer(t *testing.T, server, name string, want int) time.Time {
 // sidecar starts a registrar for a service.
 func sidecar(t *testing.T, c *Cluster, name string, args ...string) *process {
 	t.Helper()
-	return start(t, newOutput(), t.TempDir(), nil, muster, append([]string{
+	return start(t, program.NewOutput(), t.TempDir(), nil, muster, append([]string{
 		"registrar", "run", "--name=" + name, "--id=" + name + "-1", "--addr=127.0.0.1", "--ttl=" + sidecarTTL.String(),
 		"--endpoints=" + strings.Join(c.Endpoints(), ","), "--drain-delay=200ms",
 	}, args...)...)
@@ -94,7 +96,7 @@ func TestDNSAnswersAtOnceAndForgetsASidecarThatWasKilled(t *testing.T) {
 			continue // two deaths are enough
 		}
 		killed := time.Now()
-		p.kill()
+		p.Kill()
 		took := awaitAnswer(t, server, fqdn, 0).Sub(killed)
 		if gone = append(gone, took); took > sidecarTTL+time.Second {
 			t.Errorf("%s was answered for %v after the sidecar's death, TTL %v", name, took, sidecarTTL)
@@ -114,7 +116,7 @@ func TestDigGetsTheServiceWithItsAddress(t *testing.T) {
 	c := startCluster(t, 1)
 	m := c.Members[0]
 	elsewhere := freePort(t)
-	start(t, newOutput(), t.TempDir(), nil, muster, "dns", "--endpoints="+m.Client, "--listen="+elsewhere)
+	start(t, program.NewOutput(), t.TempDir(), nil, muster, "dns", "--endpoints="+m.Client, "--listen="+elsewhere)
 	backend := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	defer backend.Close()
 	_, port, err := net.SplitHostPort(backend.Listener.Addr().String())
@@ -178,14 +180,14 @@ func TestDigGetsTheServiceWithItsAddress(t *testing.T) {
 	if l := must[*clientv3.LeaseLeasesResponse](t)(cl.Leases(within(t, patience))); len(l.Leases) > 0 {
 		t.Errorf("leases left behind: %v", l.Leases)
 	}
-	requireNoTrace(t, "the sidecar", p.log())
+	requireNoTrace(t, "the sidecar", p.Log())
 }
 
 func TestTheSidecarRegistersAnewAfterTheClusterWasAway(t *testing.T) {
 	c := startCluster(t, 1)
 	m := c.Members[0]
 	separate := freePort(t)
-	start(t, newOutput(), t.TempDir(), nil, muster, "dns", "--endpoints="+m.Client, "--listen="+separate)
+	start(t, program.NewOutput(), t.TempDir(), nil, muster, "dns", "--endpoints="+m.Client, "--listen="+separate)
 	p := sidecar(t, c, "web", "--port=http=8080")
 	awaitAnswer(t, m.DNS, webName, 1)
 	awaitAnswer(t, separate, webName, 1)
@@ -215,5 +217,5 @@ func TestTheSidecarRegistersAnewAfterTheClusterWasAway(t *testing.T) {
 	awaitAnswer(t, m.DNS, webName, 0)
 	p.signal(t, syscall.SIGCONT)
 	awaitAnswer(t, m.DNS, webName, 1)
-	requireNoTrace(t, "the sidecar", p.log())
+	requireNoTrace(t, "the sidecar", p.Log())
 }

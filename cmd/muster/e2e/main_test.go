@@ -5,11 +5,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"strings"
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"github.com/musterhq/muster/cmd/muster/e2e/program"
 )
 
 // muster is the program under test; TestMain sets it once.
@@ -36,12 +36,12 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	if muster, err = build(dir); err != nil {
+	if muster, err = program.Build(dir); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	code := m.Run()
-	if left := children(); len(left) > 0 {
+	if left := program.Children(); len(left) > 0 {
 		fmt.Fprintf(os.Stderr, "e2e: processes are left behind: %v\n", left)
 		code = 1
 	}
@@ -50,40 +50,6 @@ func run(m *testing.M) int {
 		code = 1
 	}
 	return code
-}
-
-// build compiles the program as it is released.
-func build(dir string) (string, error) {
-	if path := os.Getenv("MUSTER_E2E_BINARY"); path != "" {
-		return filepath.Abs(path)
-	}
-	path := filepath.Join(dir, "muster")
-	cmd := exec.Command("go", "build", "-o", path, "github.com/musterhq/muster/cmd/muster")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build muster: %w\n%s", err, out)
-	}
-	return path, nil
-}
-
-// children are the processes that this one started and that still exist,
-// zombies included. Without /proc there is no telling.
-func children() []string {
-	var found []string
-	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
-	for _, name := range stats {
-		b, err := os.ReadFile(name)
-		if err != nil {
-			continue // gone meanwhile
-		}
-		// pid (name) state ppid …; the name may hold anything.
-		stat := string(b)
-		fields := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
-		if len(fields) > 1 && fields[1] == fmt.Sprint(os.Getpid()) {
-			found = append(found, strings.TrimSpace(stat[:strings.LastIndexByte(stat, ')')+1]))
-		}
-	}
-	return found
 }
 
 // tool finds a program of others. Without it nothing is proved, so that is a

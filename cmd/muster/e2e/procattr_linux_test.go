@@ -1,6 +1,0 @@
-package e2e
-
-import "syscall"
-
-// withParent makes a process end when the test's does, even by SIGKILL.
-func withParent() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} }

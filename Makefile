@@ -8,9 +8,10 @@ SEED    ?= 1
 TIME    ?= 10m
 FUZZTIME ?= 10s
 ONLY     ?= .
+KILLS    ?= 200
 LINT    := $(GO) tool -modfile=.ci/tools.mod golangci-lint
 
-.PHONY: build deps test race sim sim-shrink sim-mutants sim-crash sim-soak fuzz compat bench bench-etcd lint cluster check clean
+.PHONY: build deps test race sim sim-shrink sim-mutants sim-crash sim-soak kills chaos fuzz compat bench bench-etcd lint cluster check clean
 
 build: ## one static binary in bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/muster ./cmd/muster
@@ -24,7 +25,7 @@ test: deps ## every test, the fixed simulation seeds included
 	set -o pipefail; $(GO) test -timeout 10m -v ./core/simtest | grep -vE '^ *(=== |--- PASS|PASS$$)|^time='
 
 # Packages that only start the real binary have nothing for the race detector.
-RACE_PKGS = $(shell $(GO) list $(PKGS) | grep -vE 'muster/cmd/muster/(e2e|registrar)$$|musterhq/muster$$')
+RACE_PKGS = $(shell $(GO) list $(PKGS) | grep -vE 'muster/cmd/muster/(e2e|chaos|registrar)$$|musterhq/muster$$')
 
 race: ## the same under the race detector, fewer seeds
 	$(GO) test -race -short -timeout 10m $(RACE_PKGS)
@@ -45,6 +46,17 @@ sim-crash: ## a power cut at every I/O of a small workload, in every way
 sim-soak: ## fresh seeds on all cores, and a report: make sim-soak TIME=8h
 	$(GO) test -c -o $(BIN)/simtest ./core/simtest
 	@$(BIN)/simtest -test.run '^TestSoak$$' -test.timeout 0 -soak=$(TIME)
+
+# Not through `go test` either. Without SEED=n each run has a new one, and prints it.
+CHAOS_SEED = $(if $(filter-out file,$(origin SEED)),-seed=$(SEED))
+
+kills: ## kill -9 of any or all of three members, at any moment, under load: make kills KILLS=200 SEED=n
+	$(GO) test -c -o $(BIN)/chaos ./cmd/muster/chaos
+	@$(BIN)/chaos -test.run '^TestKills' -test.v -test.timeout 0 -kills=$(KILLS) $(CHAOS_SEED)
+
+chaos: ## three members in network namespaces, every kind of fault: make chaos TIME=10m SEED=n (needs root)
+	$(GO) test -c -o $(BIN)/chaos ./cmd/muster/chaos
+	@$(BIN)/chaos -test.run '^TestStorm' -test.timeout 0 -chaos=$(TIME) $(CHAOS_SEED)
 
 fuzz: ## each fuzz target for ten seconds; make fuzz FUZZTIME=2m ONLY=FuzzConfig
 	@GO=$(GO) .ci/fuzz $(FUZZTIME) $(ONLY)

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -219,3 +220,11 @@ func TestTheSidecarRegistersAnewAfterTheClusterWasAway(t *testing.T) {
 	awaitAnswer(t, m.DNS, webName, 1)
 	requireNoTrace(t, "the sidecar", p.Log())
 }
+
+// report prints measured times.
+func report(t *testing.T, what string, d []time.Duration) {
+	t.Helper()
+	t.Logf("%s: median %v, longest %v", what, median(d).Round(100*time.Microsecond), slices.Max(d).Round(100*time.Microsecond))
+}
+
+func median(d []time.Duration) time.Duration { return slices.Sorted(slices.Values(d))[len(d)/2] }

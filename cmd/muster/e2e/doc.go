@@ -5,7 +5,8 @@
 // There is nothing here but tests. TestMain builds ./cmd/muster once, without
 // cgo, as a release is; MUSTER_E2E_BINARY names a program to test instead.
 //
-//   - process is a program that was started: its log line by line, how it ended.
+//   - process is a program that was started (e2e/program): its log line by
+//     line, how it ended.
 //   - Member is a muster server on ports and a directory of its own, which keep
 //     from one Start to the next; Cluster is one or three of them.
 //   - A run is a program that is expected to end by itself.
@@ -15,8 +16,8 @@
 // looks). Members' logs and data are kept, and named, when a test fails.
 //
 // A file with compat in its name holds what makes the server pass for etcd,
-// chaos what happens under kills, badday what a user or a machine does wrong,
-// discovery the way from a registration to a DNS answer.
+// badday what a user or a machine does wrong, discovery the way from a
+// registration to a DNS answer. What happens under kills is cmd/muster/chaos.
 //
 // go test -short runs none of it: these are minutes of real time, and the race
 // detector doesn't reach into other processes.

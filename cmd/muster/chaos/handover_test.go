@@ -1,0 +1,51 @@
+package chaos
+
+import (
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/musterhq/muster/cmd/muster/e2e/program"
+)
+
+// exitTime is within what supervisors and harnesses expect a member to be gone
+// after SIGTERM.
+const exitTime = 1500 * time.Millisecond
+
+func TestALeaderThatIsToldToStopHandsOver(t *testing.T) {
+	t.Parallel()
+	c := startCluster(t, loopback(3))
+	l := newLoad(c, seed())
+	l.startClients(clientsAtWork)
+	for range 3 {
+		leader := c.leader()
+		before, err := c.status(leader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, from := leader.process(), l.now()
+		took, err := leader.down(syscall.SIGTERM)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if took > exitTime {
+			t.Errorf("%s needed %v to stop, want at most %v:\n%s", leader.name, took, exitTime, program.Tail(p.Log()))
+		}
+		// As etcd, it has died of the signal: 143 to a shell, success to systemd.
+		if status, ok := p.Cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || status.Signal() != syscall.SIGTERM {
+			t.Errorf("%s ended with %v, want %v", leader.name, p.Cmd.ProcessState, syscall.SIGTERM)
+		}
+		l.awaitWrites()
+		t.Logf("gone after %v, longest time without a write %v", ms(took), ms(l.outage(from)))
+		after, err := c.status(c.leader())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if after.RaftTerm != before.RaftTerm+1 {
+			t.Errorf("the term went from %d to %d: leadership wasn't handed over", before.RaftTerm, after.RaftTerm)
+		}
+		leader.up()
+		c.awaitReady(leader)
+	}
+	l.judge(l.verify())
+}

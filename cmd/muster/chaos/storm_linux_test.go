@@ -1,0 +1,179 @@
+package chaos
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// storm is a cluster in namespaces, a load, and faults of every kind.
+type storm struct {
+	*load
+	rng     *rand.Rand
+	wire    *wire
+	small   *member // its disk may get full
+	disk    volume
+	filling string
+	killed  map[killed]int
+	outages map[string][]time.Duration // by kind of fault
+}
+
+// say prints what happens as it happens.
+func (s *storm) say(format string, args ...any) {
+	fmt.Printf("%7.1fs  %s\n", s.now().Seconds(), fmt.Sprintf(format, args...))
+}
+
+func TestStormOfFaultsInNamespaces(t *testing.T) {
+	t.Parallel()
+	seed := seed()
+	if !sandbox(t, fmt.Sprintf("-chaos=%v", *stormTime), fmt.Sprintf("-seed=%d", seed)) {
+		return
+	}
+	length := *stormTime
+	if length == 0 {
+		length = 12 * time.Second
+	}
+	fmt.Printf("chaos for %v, seed %d\n", length, seed)
+	s := startStorm(t, seed)
+	watch := &soak{load: s.load}
+	before := make([]usage, len(s.members))
+	for i, m := range s.members {
+		u, err := m.usage(s.cluster.ctx)
+		s.must(err)
+		before[i] = u
+	}
+	s.startClients(rates{pace: 20 * time.Millisecond, ballast: 64 << 10, ballastPace: 25 * time.Millisecond})
+	s.wg.Go(func() { watch.watch(s.load.ctx) })
+
+	// First nothing is ended, to see whether the members grow.
+	began := s.now()
+	half := began + length*2/5
+	s.blow(half, slices.DeleteFunc(faults(), func(f fault) bool { return f.lethal }))
+	flatUntil := s.now()
+	s.say("from now on processes are ended too")
+	s.blow(began+length, faults())
+	s.say("no more faults")
+
+	v := s.verify()
+	flat := watch.flat(v, began, flatUntil)
+	s.closeClients()
+	rest := watch.atRest(v, before)
+	s.judge(v)
+	fmt.Printf("\nchaos, seed %d: %s\n%s\nmembers: %s\n         %s\nwire:    %v\n", seed, result(t), s.report(v), flat, rest, s.wire)
+	s.reportFaults()
+}
+
+func result(t *testing.T) string {
+	if t.Failed() {
+		return "FAILED"
+	}
+	return "all well"
+}
+
+// startStorm founds a cluster in namespaces. Each member has clocks of its own.
+func startStorm(t *testing.T, seed uint64) *storm {
+	t.Helper()
+	s := &storm{
+		rng: rand.New(rand.NewPCG(seed, 1)), disk: newVolume(t), filling: strings.Repeat("x", 512<<10),
+		killed: map[killed]int{}, outages: map[string][]time.Duration{},
+	}
+	const members = 3
+	w, err := lay(seed, 1+members)
+	t.Cleanup(w.close)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.wire = w
+	var hosts []host
+	for _, p := range w.ports[1:] {
+		hosts = append(hosts, host{ip: p.ip, wrap: []string{"nsenter", "--net=/run/netns/" + p.ns}, offset: s.offset()})
+	}
+	small := s.rng.IntN(members)
+	hosts[small].dir = s.disk.dir + "/data"
+	c := startCluster(t, hosts)
+	s.load = newLoad(c, seed)
+	s.small = c.members[small]
+	for _, m := range c.members {
+		s.must(m.hasOwnClock())
+	}
+	return s
+}
+
+// hasOwnClock looks whether the kernel has put the process into a time
+// namespace of its own: before 6.3 it did so for children only.
+func (m *member) hasOwnClock() error {
+	own, err := os.Readlink("/proc/self/ns/time")
+	if err != nil {
+		return err
+	}
+	its, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/time", m.process().Cmd.Process.Pid))
+	if err == nil && its == own {
+		err = fmt.Errorf("%s shares our clocks: a kernel with time namespaces is needed, 6.3 or later", m.name)
+	}
+	return err
+}
+
+// blow lets faults happen until a time. Every kind has its turn before any
+// has a second one; some come two at a time.
+func (s *storm) blow(until time.Duration, kinds []fault) {
+	var deck []fault
+	for s.now() < until {
+		if len(deck) == 0 {
+			deck = slices.Clone(kinds)
+			s.rng.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
+		}
+		f := deck[0]
+		deck = deck[1:]
+		var besides *fault
+		if f.lasting && s.rng.IntN(3) == 0 {
+			if i := slices.IndexFunc(deck, func(f fault) bool { return !f.alone && !f.lasting }); i >= 0 {
+				besides = &deck[i]
+				s.strike(f, besides)
+				deck = slices.Delete(deck, i, i+1)
+				continue
+			}
+		}
+		s.strike(f, nil)
+	}
+}
+
+// strike is one fault, maybe with another in the midst of it, and the recovery.
+func (s *storm) strike(f fault, besides *fault) {
+	from := s.now()
+	what, end := f.begin(s)
+	s.say("%s: %s", f.name, what)
+	if f.lasting {
+		s.pause(300*time.Millisecond + s.upTo(5*time.Second))
+	}
+	name := f.name
+	if besides != nil {
+		name = "two faults at once"
+		what, endOther := besides.begin(s)
+		s.say("  and %s: %s", besides.name, what)
+		s.pause(s.upTo(3 * time.Second))
+		endOther()
+	}
+	end()
+	healed := s.now()
+	s.awaitWrites()
+	outage := s.outage(from)
+	s.outages[name] = append(s.outages[name], outage)
+	s.say("  over after %v; longest time without a write %v", ms(healed-from), ms(outage))
+	// Mostly the next one waits until all have caught up.
+	if s.rng.IntN(4) > 0 {
+		s.awaitReady(s.members...)
+	}
+	s.pause(s.upTo(time.Second))
+}
+
+func (s *storm) reportFaults() {
+	fmt.Println("faults, and the longest time without an acknowledged write (median, most):")
+	for _, name := range sortedKeys(s.outages) {
+		d := s.outages[name]
+		fmt.Printf("  %4d  %-40s %8v %8v\n", len(d), name, ms(median(d)), ms(slices.Max(d)))
+	}
+}

@@ -90,7 +90,7 @@ func memberID(t *testing.T, c *Cluster, m *Member) string {
 func requireStopped(t *testing.T, m *Member, id string) {
 	t.Helper()
 	m.wait(t, patience)
-	requireRefusal(t, result{m.cmd.ProcessState.ExitCode(), "", m.log()}, 1,
+	requireRefusal(t, result{m.Cmd.ProcessState.ExitCode(), "", m.Log()}, 1,
 		m.Name, id, "diverged", "at index", "its hash is", "theirs is", "muster ctl member remove "+id, "--initial-cluster-state=existing")
 }
 
@@ -155,8 +155,8 @@ func TestAMemberWhoseStateDiffersStopsAndSaysWhatToDo(t *testing.T) {
 			continue
 		}
 		eventually(t, m.Name+" counts the diverged member", func() bool { return diverged(t, m) == "1" })
-		if !strings.Contains(m.log(), `"member":"`+id) {
-			t.Errorf("%s doesn't log who has diverged:\n%s", m.Name, tail(m.log()))
+		if !strings.Contains(m.Log(), `"member":"`+id) {
+			t.Errorf("%s doesn't log who has diverged:\n%s", m.Name, tail(m.Log()))
 		}
 		one := connect(t, m.Client)
 		if kv := get(t, one, disputedKey).Kvs; len(kv) != 1 || string(kv[0].Value) != trueValue {

@@ -289,7 +289,9 @@ func FuzzTxnsOfAnyForm(f *testing.F) {
 		p := newPair(t)
 		p.apply(machine.LeaseGrant, &pb.LeaseGrantRequest{ID: 1, TTL: 9})
 		for _, put := range []*pb.PutRequest{
-			{Key: []byte("a"), Value: []byte("1"), Lease: 1}, {Key: []byte("b"), Value: []byte("1")}, {Key: []byte("a"), Value: []byte("2")},
+			{Key: []byte("a"), Value: []byte("1"), Lease: 1},
+			{Key: []byte("b"), Value: []byte("1")},
+			{Key: []byte("a"), Value: []byte("2")},
 			{Key: []byte("c"), Value: []byte("3"), Lease: 1},
 		} {
 			p.apply(machine.Put, put)

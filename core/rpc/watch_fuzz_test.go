@@ -238,8 +238,10 @@ func FuzzWatchRequests(f *testing.F) {
 	f.Add(join(create(&pb.WatchCreateRequest{Key: []byte("a"), PrevKv: true, ProgressNotify: true, Fragment: true}), put, put, del, progress, cancel(0), put))
 	f.Add(join(put, put, compact, put, create(&pb.WatchCreateRequest{Key: []byte("a"), StartRevision: 1}), cancel(0), cancel(0), create(&pb.WatchCreateRequest{RangeEnd: all, StartRevision: 3})))
 	f.Add(join(create(&pb.WatchCreateRequest{WatchId: -1}), create(&pb.WatchCreateRequest{WatchId: 5}), create(&pb.WatchCreateRequest{WatchId: 5}), cancel(5), put, step(1, all)))
-	f.Add(join(create(&pb.WatchCreateRequest{Key: []byte("b"), RangeEnd: []byte("a"), StartRevision: -9}), create(&pb.WatchCreateRequest{RangeEnd: all, StartRevision: 1 << 62,
-		Filters: []pb.WatchCreateRequest_FilterType{0, 1, 7}}), progress, put))
+	f.Add(join(create(&pb.WatchCreateRequest{Key: []byte("b"), RangeEnd: []byte("a"), StartRevision: -9}), create(&pb.WatchCreateRequest{
+		RangeEnd: all, StartRevision: 1 << 62,
+		Filters: []pb.WatchCreateRequest_FilterType{0, 1, 7},
+	}), progress, put))
 	f.Add(join(step(0, nil), create(&pb.WatchCreateRequest{RangeEnd: all, Filters: []pb.WatchCreateRequest_FilterType{1}}), put, del, put))
 	f.Fuzz(func(t *testing.T, script []byte) {
 		n := newFakeNode(t, machine.Config{})

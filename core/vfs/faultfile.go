@@ -22,12 +22,15 @@ func (f *faultFile) ReadAt(b []byte, off int64) (int, error) {
 
 func (f *faultFile) read(b []byte, off int64, do func([]byte) (int, error)) (int, error) {
 	err := f.fs.before(Op{Kind: OpRead, Name: f.name, Off: off, Len: len(b)})
+	if err == nil {
+		return do(b)
+	}
 	var rot *BitRot
-	if err != nil && !errors.As(err, &rot) {
+	if !errors.As(err, &rot) {
 		return 0, err
 	}
 	n, err := do(b)
-	if rot != nil && rot.Off >= off && rot.Off < off+int64(n) {
+	if rot.Off >= off && rot.Off < off+int64(n) {
 		b[rot.Off-off] ^= rot.Mask
 	}
 	return n, err
@@ -45,6 +48,9 @@ func (f *faultFile) WriteAt(b []byte, off int64) (int, error) {
 
 func (f *faultFile) write(b []byte, off int64, do func([]byte) (int, error)) (int, error) {
 	err := f.fs.before(Op{Kind: OpWrite, Name: f.name, Off: off, Len: len(b)})
+	if err == nil {
+		return do(b)
+	}
 	var short *ShortWrite
 	if errors.As(err, &short) {
 		n, werr := do(b[:min(max(short.N, 0), len(b))])
@@ -54,10 +60,7 @@ func (f *faultFile) write(b []byte, off int64, do func([]byte) (int, error)) (in
 	if errors.As(err, &astray) {
 		return f.inner.WriteAt(b, astray.Off)
 	}
-	if err != nil {
-		return 0, err
-	}
-	return do(b)
+	return 0, err
 }
 
 func (f *faultFile) Sync() error {

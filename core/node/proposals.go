@@ -126,12 +126,17 @@ func (s *Stepper) settleReplaced() {
 		return
 	}
 	applied := s.r.AppliedIndex()
-	for _, id := range slices.Sorted(maps.Keys(s.inflight)) {
-		b := s.inflight[id]
+	var replaced []uint64
+	for id, b := range s.inflight {
 		if b.index != 0 && b.index <= applied && s.r.TermAt(b.index) != b.iterm {
-			delete(s.inflight, id)
-			s.fail(b, ErrLeaderChanged)
+			replaced = append(replaced, id)
 		}
+	}
+	slices.Sort(replaced)
+	for _, id := range replaced {
+		b := s.inflight[id]
+		delete(s.inflight, id)
+		s.fail(b, ErrLeaderChanged)
 	}
 }
 

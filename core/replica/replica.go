@@ -295,8 +295,7 @@ func (r *Replica) Ready() Output {
 func (r *Replica) appendTask(m *raftpb.Message) *AppendTask {
 	t := &AppendTask{Entries: m.GetEntries(), Snapshot: m.GetSnapshot(), responses: m.GetResponses()}
 	if m.Term != nil && (m.GetTerm() != 0 || m.GetVote() != 0 || m.GetCommit() != 0) {
-		term, vote, commit := m.GetTerm(), m.GetVote(), m.GetCommit()
-		t.HardState = &raftpb.HardState{Term: &term, Vote: &vote, Commit: &commit}
+		t.HardState = &raftpb.HardState{Term: m.Term, Vote: m.Vote, Commit: m.Commit}
 	}
 	if raft.IsEmptySnap(t.Snapshot) {
 		t.Snapshot = nil

@@ -57,6 +57,7 @@ type member struct {
 	applying bool
 	waiting  map[uint64]func(outcome)
 	held     []func() // what arrived while it was paused
+	jobs     jobs
 }
 
 // outcome is what a caller on a member learns.
@@ -111,7 +112,8 @@ func (m *member) start() {
 		m.mended()
 	}
 	m.w.log.Info("start", "member", m.name, "at", m.w.now, "applied", n.View().Index)
-	m.scheduleTick(m.life)
+	m.jobs = m.newJobs(m.life)
+	m.scheduleTick()
 	if m.w.opts.Members == 1 {
 		m.step(func(s *node.Stepper) { s.Campaign() })
 	}
@@ -222,17 +224,29 @@ func (m *member) wake(life int) {
 	}
 }
 
-func (m *member) scheduleTick(life int) {
-	m.w.after(time.Duration(float64(tick)/m.rate), func() {
-		if m.life != life || !m.up() {
-			return
-		}
-		// A paused process misses its ticks, as a ticker drops them.
-		if m.w.now >= m.pause {
-			m.step(func(s *node.Stepper) { s.Tick() })
-		}
-		m.scheduleTick(life)
-	})
+// jobs are what a member does over and over in one life, each made once.
+type jobs struct{ tick, write, apply func() }
+
+func (m *member) newJobs(life int) jobs {
+	write, apply := m.write, m.apply
+	return jobs{
+		tick: func() {
+			if m.life != life || !m.up() {
+				return
+			}
+			// A paused process misses its ticks, as a ticker drops them.
+			if m.w.now >= m.pause {
+				m.step((*node.Stepper).Tick)
+			}
+			m.scheduleTick()
+		},
+		write: func() { m.do(life, write) },
+		apply: func() { m.do(life, apply) },
+	}
+}
+
+func (m *member) scheduleTick() {
+	m.w.after(time.Duration(float64(tick)/m.rate), m.jobs.tick)
 }
 
 // step lets the stepper do something and carries out what comes of it.
@@ -303,23 +317,22 @@ func (m *member) startWrite() {
 		return
 	}
 	m.writing = true
-	life := m.life
-	m.w.after(m.w.between(50*time.Microsecond, time.Millisecond)+m.slow, func() {
-		m.do(life, func() {
-			tasks := m.writes
-			m.writes = nil
-			m.w.note('l', m.slot, nil)
-			if err := m.n.Write(tasks); err != nil {
-				m.die(err)
-				return
-			}
-			m.writing = false
-			for _, t := range tasks {
-				m.step(func(s *node.Stepper) { s.Appended(t) })
-			}
-			m.startWrite()
-		})
-	})
+	m.w.after(m.w.between(50*time.Microsecond, time.Millisecond)+m.slow, m.jobs.write)
+}
+
+func (m *member) write() {
+	tasks := m.writes
+	m.writes = nil
+	m.w.note('l', m.slot, nil)
+	if err := m.n.Write(tasks); err != nil {
+		m.die(err)
+		return
+	}
+	m.writing = false
+	for _, t := range tasks {
+		m.step(func(s *node.Stepper) { s.Appended(t) })
+	}
+	m.startWrite()
 }
 
 func (m *member) startApply() {
@@ -327,41 +340,40 @@ func (m *member) startApply() {
 		return
 	}
 	m.applying = true
-	life := m.life
 	takes := m.w.between(10*time.Microsecond, 500*time.Microsecond)
 	if m.applies[0].Restore != nil || m.w.chance(0.005) {
 		takes = m.w.between(time.Millisecond, 400*time.Millisecond) // loading a checkpoint, or much to do
 	}
-	m.w.after(takes, func() {
-		m.do(life, func() {
-			t := m.applies[0]
-			m.applies = m.applies[1:]
-			m.w.note('a', m.slot, nil)
-			m.w.truth.applying(m.w, m, t)
-			done, results, err := m.n.Apply(t)
-			if err != nil {
-				m.die(err)
-				return
-			}
-			m.applying = false
-			m.w.truth.applied(m.w, m)
-			m.w.leases.applied(m.w, done)
-			outcomes := make([]outcome, len(results))
-			for i, r := range results {
-				m.w.truth.answered(m.w, m, &r)
-				outcomes[i] = outcome{res: r, err: r.Err}
-			}
-			m.step(func(s *node.Stepper) { s.ApplyFinished(done) })
-			for _, o := range outcomes {
-				m.complete(o.res.ID, o)
-			}
-			m.n.Background(20)
-			if m.w.chance(m.w.shape.checkpoints) {
-				m.checkpoint()
-			}
-			m.startApply()
-		})
-	})
+	m.w.after(takes, m.jobs.apply)
+}
+
+func (m *member) apply() {
+	t := m.applies[0]
+	m.applies = m.applies[1:]
+	m.w.note('a', m.slot, nil)
+	m.w.truth.applying(m.w, m, t)
+	done, results, err := m.n.Apply(t)
+	if err != nil {
+		m.die(err)
+		return
+	}
+	m.applying = false
+	m.w.truth.applied(m.w, m)
+	m.w.leases.applied(m.w, done)
+	outcomes := make([]outcome, len(results))
+	for i, r := range results {
+		m.w.truth.answered(m.w, m, &r)
+		outcomes[i] = outcome{res: r, err: r.Err}
+	}
+	m.step(func(s *node.Stepper) { s.ApplyFinished(done) })
+	for _, o := range outcomes {
+		m.complete(o.res.ID, o)
+	}
+	m.n.Background(20)
+	if m.w.chance(m.w.shape.checkpoints) {
+		m.checkpoint()
+	}
+	m.startApply()
 }
 
 // checkpoint saves the view published now, a while later: writing takes time, and

@@ -29,6 +29,8 @@ type truth struct {
 	keys    map[string][]change
 	written map[string]int64 // revision by written value: each is written once
 
+	got []change // scratch of compareState
+
 	spec    *spec.State
 	entries map[uint64][]byte           // what stands at each index
 	answers map[commandID]proto.Message // what the specification answers to a command
@@ -261,11 +263,12 @@ func (t *truth) applied(w *World, m *member) {
 func (t *truth) compareState(w *World, m *member) {
 	w.stats.States++
 	keys := t.spec.Keys()
-	var got []change
+	got := t.got[:0]
 	err := m.n.View().KV.RangeEach(mvcc.RangeOptions{Key: []byte{0}, End: []byte{0}}, func(r mvcc.Record) bool {
 		got = append(got, changeOf(r))
 		return true
 	})
+	t.got = got
 	same := err == nil && slices.EqualFunc(got, keys, func(c change, kv *mvccpb.KeyValue) bool {
 		return c.rev == kv.GetModRevision() && c.equal(changeOfKV(kv, false))
 	})

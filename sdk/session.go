@@ -122,8 +122,28 @@ func (s *Session) Client() *Client { return s.client }
 // Lease is the id to bind keys to.
 func (s *Session) Lease() int64 { return s.id }
 
-// Context ends at the local deadline, at the latest, with ErrSessionLost as its cause, or with ErrSessionClosed.
-func (s *Session) Context() context.Context { return s.ctx }
+// Context ends at the local deadline, at the latest, with ErrSessionLost as its cause, or with ErrSessionClosed. Its Err
+// looks at the clock itself, as Session.Err does: a process that was stopped for longer than its lease lives may run on
+// before any timer of its own, and must not believe for that moment that nothing has happened.
+func (s *Session) Context() context.Context { return vigilant{s.ctx, s} }
+
+// Derive gives a context within Context, for what is held by the session: it ends with it, or by cancel with a cause of
+// its own. Its Err looks at the clock, too.
+func (s *Session) Derive() (context.Context, context.CancelCauseFunc) {
+	ctx, cancel := context.WithCancelCause(s.ctx)
+	return vigilant{ctx, s}, cancel
+}
+
+// vigilant is a context of a session. To be lost cancels all that is derived from it, before Err answers.
+type vigilant struct {
+	context.Context
+	s *Session
+}
+
+func (v vigilant) Err() error {
+	_ = v.s.Err() // ends the context if it is time
+	return v.Context.Err()
+}
 
 // Done is closed when Context ends.
 func (s *Session) Done() <-chan struct{} { return s.ctx.Done() }

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -221,6 +223,38 @@ func TestErrLooksAtTheClockItself(t *testing.T) {
 			t.Errorf("just after a suspension Err() is %v; want ErrSessionLost and the context ended", err)
 		}
 	})
+}
+
+func TestContextsOfASessionLookAtTheClockThemselves(t *testing.T) {
+	for name, of := range map[string]func(*Session) context.Context{
+		"its own":      (*Session).Context,
+		"a handle's":   func(s *Session) context.Context { ctx, _ := s.Derive(); return ctx },
+		"used by call": (*Session).Context,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			start := time.Now()
+			var jump atomic.Int64
+			s := openSession(t, &fakeKeeper{}, func() time.Duration { return time.Since(start) + time.Duration(jump.Load()) })
+			ctx := of(s)
+			child, cancel := context.WithCancel(ctx)
+			defer cancel()
+			if ctx.Err() != nil {
+				t.Fatalf("%s: %v from the start", name, ctx.Err())
+			}
+			jump.Store(int64(time.Minute))
+			if name == "used by call" {
+				err := (&failover{}).Invoke(ctx, pb.KV_Put_FullMethodName, nil, nil) // has no member to send to
+				if !errors.Is(err, context.Canceled) || !errors.Is(err, ErrSessionLost) || errors.Is(err, ErrUnknownOutcome) {
+					t.Errorf("call: %v; want it canceled for the lost session", err)
+				}
+				return
+			}
+			// No timer has had its turn yet.
+			if ctx.Err() == nil || !errors.Is(context.Cause(ctx), ErrSessionLost) || child.Err() == nil {
+				t.Errorf("%s: Err() is %v, cause %v, a child's %v; want all ended by ErrSessionLost", name, ctx.Err(), context.Cause(ctx), child.Err())
+			}
+		})
+	}
 }
 
 func TestSessionIsLostAtOnceWhenTheLeaseIsGone(t *testing.T) {

@@ -67,7 +67,7 @@ func (e *Election) Campaign(ctx context.Context, value []byte) (*Leadership, err
 		return nil, describe(e.prefix, err)
 	}
 	l := &Leadership{place: p, name: e.prefix, token: Token{Epoch: e.epoch, Revision: p.Rev}, turn: make(chan struct{}, 1)}
-	l.ctx, l.cancel = context.WithCancelCause(e.session.Context())
+	l.ctx, l.cancel = e.session.Derive()
 	return l, nil
 }
 

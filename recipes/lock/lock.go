@@ -75,7 +75,7 @@ func (m *Mutex) held(p *line.Place, err error) (*Lock, error) {
 		return nil, describe(m.prefix, err)
 	}
 	l := &Lock{place: p, name: m.prefix, token: Token{Epoch: m.epoch, Revision: p.Rev}}
-	l.ctx, l.cancel = context.WithCancelCause(m.session.Context())
+	l.ctx, l.cancel = m.session.Derive()
 	return l, nil
 }
 

@@ -18,6 +18,7 @@
 //
 // # Refused, and what can't be undone
 //
-// A lost session is an error, never a place. If the creation's outcome stays unknown and the caller gives up, the key may
-// appear after it was cleaned up, and then stands until the session ends.
+// A lost session is an error, never a place. After a creation whose outcome was unknown, leaving puts a key PREFIX\x00LEASE-NONCE
+// beside the line, bound to the lease, which keeps a late copy of it from being executed; a Shared place, whose name is used
+// again, has no such fence: there the key may appear after it was deleted, and then stands until the session ends.
 package line

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/musterhq/muster/sdk"
@@ -34,18 +35,26 @@ type Place struct {
 
 	front bool // the answer to the creation showed this key first
 	found bool // the key stood before, so for a shared key it is somebody else's to delete
+
+	// doubt: the outcome of a creation was unknown when it was repeated, so a copy of it may still be on its way, in the
+	// hands of a member that was stopped, say. Executed after the key was deleted, it would put a place into the line that
+	// nobody knows of, for as long as the session lives. So whoever leaves with a doubt leaves the fence behind, a key
+	// that no creation is executed beside. It goes with the lease. A shared key has none: its name is used again.
+	doubt bool
+	fence string
 }
 
-func (c Config) key() string {
+func newPlace(c Config) *Place {
 	if c.Shared {
-		return fmt.Sprintf("%s%x", c.Prefix, c.Session.Lease())
+		return &Place{cfg: c, Key: fmt.Sprintf("%s%x", c.Prefix, c.Session.Lease())}
 	}
-	return fmt.Sprintf("%s%x-%016x", c.Prefix, c.Session.Lease(), rand.Uint64())
+	name := fmt.Sprintf("%x-%016x", c.Session.Lease(), rand.Uint64())
+	return &Place{cfg: c, Key: c.Prefix + name, fence: strings.TrimSuffix(c.Prefix, "/") + "\x00" + name}
 }
 
 // Enter joins the line at its end and waits for the front. If it fails, the place is given up.
 func Enter(ctx context.Context, c Config) (*Place, error) {
-	p := &Place{cfg: c, Key: c.key()}
+	p := newPlace(c)
 	return p.acquire(ctx, func(ctx context.Context) error {
 		first := sdk.OpGet(c.Prefix, sdk.WithPrefix(), sdk.WithSort(sdk.SortByCreate, sdk.Ascending), sdk.WithLimit(1))
 		if err := p.create(ctx, sdk.CmpCreate(p.Key, "=", 0), first); err != nil {
@@ -63,7 +72,7 @@ var ErrTaken = errors.New("the line is not empty")
 
 // EnterIfEmpty takes the place only if nobody stands in the line, else it returns ErrTaken and has changed nothing.
 func EnterIfEmpty(ctx context.Context, c Config) (*Place, error) {
-	p := &Place{cfg: c, Key: c.key()}
+	p := newPlace(c)
 	return p.acquire(ctx, func(ctx context.Context) error {
 		first := sdk.OpGet(c.Prefix, sdk.WithPrefix(), sdk.WithSort(sdk.SortByCreate, sdk.Ascending), sdk.WithLimit(1))
 		if err := p.create(ctx, sdk.CmpCreate(c.Prefix, "=", 0).WithPrefix(), first); err != nil {
@@ -90,9 +99,7 @@ func (p *Place) acquire(ctx context.Context, get func(context.Context) error) (*
 		return nil, lost
 	}
 	if err != nil {
-		if !errors.Is(err, ErrTaken) {
-			p.cleanUp(ctx)
-		}
+		p.cleanUp(ctx)
 		return nil, err
 	}
 	return p, nil
@@ -111,11 +118,17 @@ func Join(ctx context.Context, s *sdk.Session) (context.Context, context.CancelF
 // create puts the key if the condition holds, and learns from the same answer who is first. Repeating it gives the
 // same key and the same answer, whichever try was executed.
 func (p *Place) create(ctx context.Context, when sdk.Cmp, first sdk.Op) error {
-	own := sdk.OpGet(p.Key)
-	r, err := settled(ctx, p.cfg.Session, sdk.Txn{
+	t := sdk.Txn{
 		If:   []sdk.Cmp{when},
 		Then: []sdk.Op{sdk.OpPut(p.Key, p.cfg.Value, sdk.WithLease(p.cfg.Session.Lease())), first},
-		Else: []sdk.Op{own, first},
+		Else: []sdk.Op{sdk.OpGet(p.Key), first},
+	}
+	if p.fence != "" {
+		t.If = append(t.If, sdk.CmpCreate(p.fence, "=", 0))
+	}
+	r, err := settled(ctx, p.cfg.Session, t, func(err error) bool {
+		p.doubt = p.doubt || unknown(err)
+		return unknown(err)
 	})
 	if err != nil {
 		return err
@@ -188,7 +201,7 @@ func (p *Place) Update(ctx context.Context, value []byte) error {
 			If:   append(p.Guard(), sdk.CmpMod(p.Key, "=", p.Mod)),
 			Then: []sdk.Op{sdk.OpPut(p.Key, value, sdk.WithLease(p.cfg.Session.Lease()))},
 			Else: []sdk.Op{sdk.OpGet(p.Key)},
-		})
+		}, unknown)
 		if err != nil {
 			return err
 		}
@@ -207,34 +220,50 @@ func (p *Place) Update(ctx context.Context, value []byte) error {
 	}
 }
 
-// Leave deletes the key if it is still the own one; it is no error if it isn't. It repeats until the outcome is known.
+// Leave deletes the key if it is still the own one; it is no error if it isn't. It repeats until the outcome is known,
+// and while members are too busy: a place that stays blocks everybody behind it.
 func (p *Place) Leave(ctx context.Context) error {
-	_, err := settled(ctx, p.cfg.Session, sdk.Txn{If: p.Guard(), Then: []sdk.Op{sdk.OpDelete(p.Key)}})
+	t := sdk.Txn{If: p.Guard(), Then: []sdk.Op{sdk.OpDelete(p.Key)}}
+	if p.doubt && p.fence != "" {
+		fence := sdk.OpPut(p.fence, nil, sdk.WithLease(p.cfg.Session.Lease()))
+		t.Then, t.Else = append(t.Then, fence), []sdk.Op{fence}
+	}
+	return p.gone(ctx, t)
+}
+
+func (p *Place) gone(ctx context.Context, t sdk.Txn) error {
+	_, err := settled(ctx, p.cfg.Session, t, func(err error) bool { return unknown(err) || errors.Is(err, sdk.ErrTooManyRequests) })
+	if errors.Is(err, sdk.ErrLeaseNotFound) {
+		return nil // the key has gone with the lease, and none can come any more
+	}
 	return err
 }
 
 // cleanUp gives the place up after ctx has ended. What it can't delete in time, the lease's end does.
 func (p *Place) cleanUp(ctx context.Context) {
 	s := p.cfg.Session
-	if p.cfg.Shared && (p.found || p.Rev == 0) {
+	if p.Rev == 0 && !p.doubt || p.cfg.Shared && (p.found || p.Rev == 0) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(cleanupTime, time.Until(s.Deadline())))
 	defer cancel()
 	if p.Rev == 0 {
 		// Whether the key was created isn't known, so it is deleted by name; the name is used once only.
-		_, _ = settled(ctx, s, sdk.Txn{Then: []sdk.Op{sdk.OpDelete(p.Key)}})
+		fence := sdk.OpPut(p.fence, nil, sdk.WithLease(s.Lease()))
+		_ = p.gone(ctx, sdk.Txn{Then: []sdk.Op{sdk.OpDelete(p.Key), fence}})
 		return
 	}
 	_ = p.Leave(ctx)
 }
 
-// settled repeats an idempotent transaction while its outcome is unknown, until ctx or the session ends.
-func settled(ctx context.Context, s *sdk.Session, t sdk.Txn) (sdk.TxnResult, error) {
+func unknown(err error) bool { return errors.Is(err, sdk.ErrUnknownOutcome) }
+
+// settled repeats an idempotent transaction while its error is one to repeat it for, until ctx or the session ends.
+func settled(ctx context.Context, s *sdk.Session, t sdk.Txn, again func(error) bool) (sdk.TxnResult, error) {
 	const pause = 20 * time.Millisecond
 	for {
 		r, err := s.Client().Txn(ctx, t)
-		if err == nil || !errors.Is(err, sdk.ErrUnknownOutcome) {
+		if err == nil || !again(err) {
 			return r, err
 		}
 		timer := time.NewTimer(pause)

@@ -11,7 +11,7 @@ ONLY     ?= .
 KILLS    ?= 200
 LINT    := $(GO) tool -modfile=.ci/tools.mod golangci-lint
 
-.PHONY: build deps test race sim sim-shrink sim-mutants sim-crash sim-soak kills chaos fuzz compat bench bench-etcd lint cluster check clean
+.PHONY: build deps test race sim sim-shrink sim-mutants sim-crash sim-soak kills chaos fuzz recipes-chaos compat bench bench-etcd lint cluster check clean
 
 build: ## one static binary in bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/muster ./cmd/muster
@@ -60,6 +60,9 @@ chaos: ## three members in network namespaces, every kind of fault: make chaos T
 
 fuzz: ## each fuzz target for ten seconds; make fuzz FUZZTIME=2m ONLY=FuzzConfig
 	@GO=$(GO) .ci/fuzz $(FUZZTIME) $(ONLY)
+
+recipes-chaos: ## locks and elections while members, clients and wires are maltreated: make recipes-chaos TIME=5m
+	$(GO) test ./cmd/muster/e2e -run TestLocksAndElections -v -count=1 -timeout 0 -args -recipes=$(TIME) $(ARGS)
 
 compat: deps ## etcd's own client and command line against the binary
 	$(GO) test -count=1 -timeout 10m ./cmd/muster/e2e

@@ -34,8 +34,7 @@ func (f *failover) share(ctx context.Context) (context.Context, context.CancelFu
 
 // Invoke makes a unary call on whichever member serves it.
 func (f *failover) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
-	// Asked first: a session's context finds out only now that it is over.
-	if err := ctx.Err(); err != nil {
+	if err := lookAtClock(ctx); err != nil {
 		return newError(ctx, method, "", err)
 	}
 	ctx, cancel := f.bounded(ctx)

@@ -145,6 +145,24 @@ func (v vigilant) Err() error {
 	return v.Context.Err()
 }
 
+// vigilantKey finds the vigilant context that another is derived from.
+type vigilantKey struct{}
+
+func (v vigilant) Value(key any) any {
+	if key == (vigilantKey{}) {
+		return v
+	}
+	return v.Context.Value(key)
+}
+
+// lookAtClock is ctx.Err, also right if ctx is derived from a session's and the session has just found out.
+func lookAtClock(ctx context.Context) error {
+	if v, ok := ctx.Value(vigilantKey{}).(vigilant); ok {
+		_ = v.s.Err()
+	}
+	return ctx.Err()
+}
+
 // Done is closed when Context ends.
 func (s *Session) Done() <-chan struct{} { return s.ctx.Done() }
 
@@ -177,6 +195,14 @@ func (s *Session) Err() error {
 		return context.Cause(s.ctx)
 	}
 	return nil
+}
+
+// Heed takes the error of a call that put something under the lease: if the lease is gone, the session is lost at once
+// rather than at its next renewal.
+func (s *Session) Heed(err error) {
+	if errors.Is(err, ErrLeaseNotFound) {
+		s.lose("a member says that it is gone")
+	}
 }
 
 func (s *Session) lose(why string) {

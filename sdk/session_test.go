@@ -227,9 +227,13 @@ func TestErrLooksAtTheClockItself(t *testing.T) {
 
 func TestContextsOfASessionLookAtTheClockThemselves(t *testing.T) {
 	for name, of := range map[string]func(*Session) context.Context{
-		"its own":      (*Session).Context,
-		"a handle's":   func(s *Session) context.Context { ctx, _ := s.Derive(); return ctx },
-		"used by call": (*Session).Context,
+		"its own":    (*Session).Context,
+		"a handle's": func(s *Session) context.Context { ctx, _ := s.Derive(); return ctx },
+		"used by call": func(s *Session) context.Context {
+			ctx, cancel := context.WithTimeout(s.Context(), time.Hour)
+			t.Cleanup(cancel)
+			return ctx
+		},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			start := time.Now()

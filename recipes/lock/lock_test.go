@@ -225,6 +225,15 @@ func lostSession(t *testing.T, _ *mustertest.Cluster, c *sdk.Client) {
 	if _, err := m.TryLock(t.Context()); !errors.Is(err, sdk.ErrSessionLost) {
 		t.Errorf("afterwards: %v; want ErrSessionLost", err)
 	}
+
+	// The next renewal is far away: it is the refused lock that shows it.
+	s = session(t, c, sdk.WithTTL(time.Hour))
+	if err := c.Revoke(t.Context(), s.Lease()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lock.NewMutex(s, "lost").Lock(t.Context()); !errors.Is(err, sdk.ErrSessionLost) || !errors.Is(s.Err(), sdk.ErrSessionLost) {
+		t.Errorf("between renewals: %v, session %v; want ErrSessionLost", err, s.Err())
+	}
 }
 
 func holderTold(t *testing.T, _ *mustertest.Cluster, c *sdk.Client) {

@@ -93,6 +93,7 @@ func (p *Place) acquire(ctx context.Context, get func(context.Context) error) (*
 	err := s.Err()
 	if err == nil {
 		err = get(ctx)
+		s.Heed(err)
 	}
 	// A session that ended meanwhile makes a success worthless and an error beside the point.
 	if lost := s.Err(); lost != nil {

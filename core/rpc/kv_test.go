@@ -142,6 +142,37 @@ func TestLargeRepliesAreComplete(t *testing.T) {
 	}
 }
 
+func TestARangeMayEndWithALargeValue(t *testing.T) {
+	n := newFakeNode(t, machine.Config{})
+	conn, _ := serve(t, n, nil)
+	kv, ctx := pb.NewKVClient(conn), t.Context()
+	large := bytes.Repeat([]byte("x"), 2*byReference)
+	for _, key := range []string{"a", "b"} {
+		if _, err := kv.Put(ctx, &pb.PutRequest{Key: []byte(key), Value: large}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, r := range []*pb.RangeRequest{
+		{Key: []byte("a")},
+		{Key: []byte("a"), Revision: 2},
+		{Key: []byte("a"), RangeEnd: []byte("c")},
+		{Key: []byte("a"), RangeEnd: []byte("c"), Limit: 1},
+	} {
+		got, err := kv.Range(ctx, r)
+		if err != nil {
+			t.Fatalf("%v: %v", r, err)
+		}
+		if got.Count == 0 || len(got.Kvs) == 0 || got.More != (r.Limit > 0) {
+			t.Errorf("%v: %d of %d, more: %v", r, len(got.Kvs), got.Count, got.More)
+		}
+		for _, kv := range got.Kvs {
+			if !bytes.Equal(kv.Value, large) {
+				t.Errorf("%v: another value of %s", r, kv.Key)
+			}
+		}
+	}
+}
+
 func TestRefusalsAreEtcdsLetterByLetter(t *testing.T) {
 	n := newFakeNode(t, machine.Config{})
 	conn, _ := serve(t, n, func(c *Config) { c.MaxRequestBytes = 1000; c.MaxTxnOps = 2 })

@@ -102,6 +102,7 @@ func (id *identity) rangeReply(rev int64, term uint64, kvs []mvcc.Record, more b
 		}
 		w.record(2, r)
 	}
+	w.room(2 + 11) // a record that went by reference has left no buffer behind
 	w.b = appendBoolField(w.b, 3, more)
 	w.b = appendVarintField(w.b, 4, uint64(count))
 	return w.finish(e)

@@ -30,8 +30,8 @@ func (m *maintenanceServer) Status(context.Context, *pb.StatusRequest) (*pb.Stat
 		RaftIndex:        st.CommitIndex,
 		RaftAppliedIndex: st.AppliedIndex,
 		RaftTerm:         hdr.RaftTerm,
-		DbSize:           st.DBSize,
-		DbSizeInUse:      st.InUse,
+		DbSize:           max(st.DBSize, emptyDatabase),
+		DbSizeInUse:      max(st.InUse, emptyDatabase),
 		DbSizeQuota:      st.Quota,
 		IsLearner:        m.node.IsLearner(),
 		DowngradeInfo:    &pb.DowngradeInfo{},
@@ -44,6 +44,10 @@ func (m *maintenanceServer) Status(context.Context, *pb.StatusRequest) (*pb.Stat
 	}
 	return resp, nil
 }
+
+// emptyDatabase is what a database of etcd's takes at least, a page: there are
+// clients that divide by the size.
+const emptyDatabase = 4096
 
 // Alarm lists alarms from what this member has applied; raising and disarming
 // goes through the log.

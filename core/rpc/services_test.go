@@ -179,6 +179,15 @@ func TestLeases(t *testing.T) {
 	sameStatus(t, err, rpctypes.ErrGRPCLeaseNotFound)
 }
 
+// etcdctl divides by the size.
+func TestAnEmptyStoreHasASize(t *testing.T) {
+	conn, _ := serve(t, newFakeNode(t, machine.Config{}), nil)
+	st, err := pb.NewMaintenanceClient(conn).Status(t.Context(), &pb.StatusRequest{})
+	if err != nil || st.DbSize == 0 || st.DbSizeInUse == 0 || st.DbSizeInUse > st.DbSize {
+		t.Errorf("status: %v, %v", st, err)
+	}
+}
+
 func TestStatusMembersAlarmsAndHealth(t *testing.T) {
 	n := newFakeNode(t, machine.Config{})
 	conn, _ := serve(t, n, nil)

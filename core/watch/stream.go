@@ -93,14 +93,14 @@ func (s *Stream) Watch(r Request) {
 	if s.mu.closed {
 		return
 	}
-	switch _, taken := s.mu.watchers[r.ID]; {
+	switch {
 	case r.StartRev < 0:
 		s.refuseLocked(ErrNegativeRevision)
 		return
 	case len(r.End) > 0 && !fromKey && bytes.Compare(r.Key, r.End) >= 0:
 		s.refuseLocked(ErrEmptyRange)
 		return
-	case r.ID != 0 && taken:
+	case r.ID != 0 && s.takenLocked(r.ID):
 		s.refuseLocked(ErrDuplicateID)
 		return
 	case h.mu.watchers >= h.maxWatchers:
@@ -117,7 +117,6 @@ func (s *Stream) Watch(r Request) {
 	}
 	s.mu.watchers[w.id] = w
 	h.mu.watchers++
-	s.mu.compacted = slices.DeleteFunc(s.mu.compacted, func(id int64) bool { return id == w.id })
 	s.controlLocked(nil, Response{WatchID: w.id, Rev: rev, Created: true})
 	if r.StartRev == 0 || r.StartRev > rev {
 		w.next = max(r.StartRev, rev+1)
@@ -132,11 +131,18 @@ func (s *Stream) Watch(r Request) {
 }
 
 func (s *Stream) freeIDLocked() int64 {
-	for s.mu.watchers[s.mu.nextID] != nil {
+	for s.takenLocked(s.mu.nextID) {
 		s.mu.nextID++
 	}
 	s.mu.nextID++
 	return s.mu.nextID - 1
+}
+
+// takenLocked tells whether an id is in use. One that compaction has canceled is
+// until the client cancels it too: that cancel, which may be on its way, must not
+// hit another watcher.
+func (s *Stream) takenLocked(id int64) bool {
+	return s.mu.watchers[id] != nil || slices.Contains(s.mu.compacted, id)
 }
 
 // Refuse answers a request that never reaches the hub, in its turn: with a

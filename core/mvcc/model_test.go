@@ -194,7 +194,7 @@ func eventText(rev int64, del bool, kv, prev Record) string {
 func (m *model) event(i int) string {
 	c := m.log[i]
 	var prev Record
-	if c.main > m.compactRev {
+	if c.main > m.compactRev && c.kv.CreateRevision != c.main { // what creates a key replaces nothing, whatever was there before
 		if p := m.newest(c.kv.Key, c.main-1, i); p >= 0 && !m.log[p].tomb {
 			prev = m.log[p].record()
 		}

@@ -15,7 +15,9 @@ type Event struct {
 	Rev    int64
 	Delete bool
 	KV     Record // of a delete: key and mod_revision only
-	Prev   Record // the key's version before this revision; nil if there was none or it is compacted
+	// Prev is the key's version before this revision; nil if there was none, if it is compacted, and of an event
+	// that creates the key, also where the very revision deleted it first.
+	Prev Record
 }
 
 // Begin opens the one transaction a Store can have open.
@@ -138,7 +140,7 @@ func (t *Tx) write(kv *KV, prev uint64, old entry) uint64 {
 		// A revision's events show the state before it, also where one key was written twice.
 		_, old, _ = s.h.at(prev, s.rev)
 	}
-	if old != nil && !old.tombstone() {
+	if old != nil && !old.tombstone() && kv.CreateRevision != kv.ModRevision {
 		ev.Prev = old.record()
 	}
 	t.events = append(t.events, ev)

@@ -81,7 +81,7 @@ func (v *View) Events(from, to int64, yield func(Event) bool) error {
 				return true
 			}
 		} else if prev := e.prev(); prev != 0 {
-			if _, before, ok := h.at(prev, rev-1); ok && !before.tombstone() {
+			if _, before, ok := h.at(prev, rev-1); ok && !before.tombstone() && ev.KV.CreateRevision() != rev {
 				ev.Prev = before.record()
 			}
 			if simbug.On(simbug.PrevIsNew) {

@@ -125,7 +125,7 @@ func (s *State) Events(from int64) ([]*mvccpb.Event, error) {
 			continue
 		}
 		shown := &mvccpb.Event{Type: e.Type, Kv: e.Kv}
-		if e.Kv.ModRevision-1 >= s.compactRev {
+		if e.Kv.ModRevision-1 >= s.compactRev && e.Kv.CreateRevision != e.Kv.ModRevision { // what creates a key replaces nothing
 			shown.PrevKv = s.at(e.Kv.ModRevision - 1)[string(e.Kv.Key)]
 		}
 		out = append(out, shown)

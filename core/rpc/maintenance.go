@@ -74,7 +74,7 @@ func (m *maintenanceServer) Alarm(ctx context.Context, r *pb.AlarmRequest) (*pb.
 // checkpoint. It succeeds, so that the cron jobs of etcd's operators go on working.
 func (m *maintenanceServer) Defragment(context.Context, *pb.DefragmentRequest) (*pb.DefragmentResponse, error) {
 	m.log.Info("defragmentation asked for: nothing to do, the state is never fragmented")
-	return &pb.DefragmentResponse{Header: m.header()}, nil
+	return &pb.DefragmentResponse{}, nil // without a header, as etcd
 }
 
 func (m *maintenanceServer) Downgrade(context.Context, *pb.DowngradeRequest) (*pb.DowngradeResponse, error) {

@@ -213,8 +213,8 @@ func TestStatusMembersAlarmsAndHealth(t *testing.T) {
 	if err != nil || len(st.Errors) != 2 || st.Errors[0] != "etcdserver: no leader" || !strings.Contains(st.Errors[1], "alarm:NOSPACE") {
 		t.Errorf("status without a leader: %v, %v", st, err)
 	}
-	if _, err := mt.Defragment(ctx, &pb.DefragmentRequest{}); err != nil {
-		t.Error(err)
+	if r, err := mt.Defragment(ctx, &pb.DefragmentRequest{}); err != nil || r.Header != nil {
+		t.Errorf("defragment: %v, %v; etcd answers without a header", r, err)
 	}
 	h, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{})
 	if err != nil || h.Status != healthpb.HealthCheckResponse_SERVING {

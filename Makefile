@@ -11,7 +11,7 @@ ONLY     ?= .
 KILLS    ?= 200
 LINT    := $(GO) tool -modfile=.ci/tools.mod golangci-lint
 
-.PHONY: build deps test race sim sim-shrink sim-mutants sim-crash sim-soak kills chaos fuzz recipes-chaos compat bench bench-etcd lint cluster check clean
+.PHONY: build deps test race sim sim-shrink sim-mutants sim-crash sim-soak kills chaos fuzz recipes-chaos compat differential differential-record bench bench-etcd lint cluster check clean
 
 build: ## one static binary in bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/muster ./cmd/muster
@@ -25,7 +25,7 @@ test: deps ## every test, the fixed simulation seeds included
 	set -o pipefail; $(GO) test -timeout 10m -v ./core/simtest | grep -vE '^ *(=== |--- PASS|PASS$$)|^time='
 
 # Packages that only start the real binary have nothing for the race detector.
-RACE_PKGS = $(shell $(GO) list $(PKGS) | grep -vE 'muster/cmd/muster/(e2e|chaos|registrar)$$|musterhq/muster$$')
+RACE_PKGS = $(shell $(GO) list $(PKGS) | grep -vE 'muster/cmd/muster/(e2e|chaos|differential|registrar)$$|musterhq/muster$$')
 
 race: ## the same under the race detector, fewer seeds
 	$(GO) test -race -short -timeout 10m $(RACE_PKGS)
@@ -67,12 +67,24 @@ recipes-chaos: ## locks and elections while members, clients and wires are maltr
 compat: deps ## etcd's own client and command line against the binary
 	$(GO) test -count=1 -timeout 10m ./cmd/muster/e2e
 
+ETCD := $(BIN)/bench-etcd-server
+
+$(ETCD): cmd/muster/bench/etcdserver/go.mod cmd/muster/bench/etcdserver/main.go
+	cd $(<D) && $(GO) build -o $(CURDIR)/$@ .
+
+differential: build $(ETCD) ## random requests to etcd v3.7 and to Muster: make differential TIME=5m SEED=7 ARGS=-tree=123
+	$(GO) test ./cmd/muster/differential -run TestEtcdAndMusterAnswerAlike -v -count=1 -timeout 0 -args \
+	  -etcd=$(CURDIR)/$(ETCD) -muster=$(CURDIR)/$(BIN)/muster -seed=$(SEED) -time=$(TIME) $(ARGS)
+
+differential-record: $(ETCD) ## writes down what etcd answers, for make test
+	$(GO) test ./cmd/muster/differential -run TestRecordWhatEtcdAnswers -v -count=1 -args \
+	  -etcd=$(CURDIR)/$(ETCD) -record=$(CURDIR)/cmd/muster/differential/testdata/etcd-3.7.3.txt
+
 bench: ## micro-benchmarks beside the code
 	$(GO) test -run '^$$' -bench . -benchmem $(PKGS)
 
-bench-etcd: build ## Muster and etcd v3.7 under the same load, in turn
-	cd cmd/muster/bench/etcdserver && $(GO) build -o $(CURDIR)/$(BIN)/bench-etcd-server .
-	$(BIN)/muster bench compare --etcd $(BIN)/bench-etcd-server
+bench-etcd: build $(ETCD) ## Muster and etcd v3.7 under the same load, in turn
+	$(BIN)/muster bench compare --etcd $(ETCD)
 
 lint: ## gofmt, vet and golangci-lint
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }

@@ -167,7 +167,7 @@ func (c *campaign) next(ctx context.Context, servers *pair) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.mu.trees++
-	if err != nil && !servers.etcd.running() && servers.ours.running() {
+	if err != nil && servers.etcd.gone() && !servers.ours.gone() {
 		c.mu.crashes++
 		c.t.Logf("etcd itself ended at %s:\n%s\n%v", p.Name, servers.etcd.logTail(), p)
 		return false

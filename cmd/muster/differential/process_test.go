@@ -127,6 +127,17 @@ func (s *server) running() bool {
 	}
 }
 
+// gone tells whether the process has ended, once it doesn't answer any more: it
+// may take a moment over that.
+func (s *server) gone() bool {
+	select {
+	case <-s.exited:
+		return true
+	case <-time.After(3 * time.Second):
+		return false
+	}
+}
+
 // stop ends the server and removes its data.
 func (s *server) stop() error {
 	if s.conn != nil {

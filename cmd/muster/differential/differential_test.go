@@ -5,9 +5,6 @@ import (
 	"flag"
 	"fmt"
 	"maps"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -15,6 +12,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/musterhq/muster/cmd/muster/e2e/program"
 )
 
 // options are what the command line says.
@@ -94,20 +93,12 @@ func musterCommand(t *testing.T) []string {
 	t.Helper()
 	path := opts.ours
 	if path == "" {
-		path = build(t)
+		var err error
+		if path, err = program.Build(t.TempDir()); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return []string{path, "server", "--dns-listen="}
-}
-
-func build(t *testing.T) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "muster")
-	cmd := exec.Command("go", "build", "-o", path, "github.com/musterhq/muster/cmd/muster")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build muster: %v\n%s", err, out)
-	}
-	return path
 }
 
 // scripts runs the programs that were written by hand, each on servers of its own.

@@ -15,6 +15,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/musterhq/muster/cmd/muster/e2e/program"
 )
 
 // patience bounds every single thing a server is asked for.
@@ -68,7 +70,7 @@ func startServer(ctx context.Context, name string, command []string, home string
 	s.cmd = exec.Command(command[0], args...)
 	s.cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
 	s.cmd.Stdout, s.cmd.Stderr = log, log
-	s.cmd.SysProcAttr = withParent()
+	s.cmd.SysProcAttr = program.WithParent()
 	if err := s.cmd.Start(); err != nil {
 		s.cmd = nil
 		return nil, err

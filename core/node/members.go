@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -10,7 +9,6 @@ import (
 
 	"github.com/musterhq/muster/core/machine"
 	"github.com/musterhq/muster/core/membership"
-	"github.com/musterhq/muster/core/transport"
 )
 
 var (
@@ -33,22 +31,9 @@ func (n *Node) AddMember(ctx context.Context, peerURLs []string, learner bool) (
 		c.Op = membership.AddLearner
 	}
 	urls := slices.Sorted(slices.Values(peerURLs))
-	c.Member = membership.Member{ID: n.freshID(urls), PeerURLs: urls, IsLearner: learner}
+	c.Member = membership.Member{ID: n.FreshID(urls, n.cfg.Wall()), PeerURLs: urls, IsLearner: learner}
 	all, err := n.changeMembers(ctx, c)
 	return c.Member, all, err
-}
-
-// freshID derives an id as etcd does, from the URLs and the time in seconds. A
-// member removed within the same second had that id: then a later second is taken.
-func (n *Node) freshID(urls []string) uint64 {
-	v := n.View()
-	for at := n.cfg.Wall().Unix(); ; at++ {
-		id := membership.MemberID(urls, "", at)
-		_, removed := slices.BinarySearch(v.RemovedMembers, id)
-		if id != 0 && !removed && !isMember(v.Members, id) {
-			return id
-		}
-	}
 }
 
 // RemoveMember removes a member for good: its id never comes back. A leader
@@ -171,15 +156,6 @@ func (n *Node) TransferLeader(ctx context.Context, to uint64) error {
 // Members are the cluster's members as this member knows them.
 func (n *Node) Members() []membership.Member { return n.View().Members }
 
-func isMember(members []membership.Member, id uint64) bool {
-	return slices.ContainsFunc(members, func(m membership.Member) bool { return m.ID == id })
-}
-
-func (n *Node) removed() bool {
-	_, found := slices.BinarySearch(n.View().RemovedMembers, n.Member.ID)
-	return found
-}
-
 // leave stops a removed member, a little later: the others may still need to
 // hear from it what was committed, its callers what became of their requests.
 func (n *Node) leave() {
@@ -197,46 +173,14 @@ func (n *Node) leave() {
 	})
 }
 
-// updatePeers tells the transport who belongs to the cluster now.
-func (n *Node) updatePeers() {
-	members := n.View().Members
-	if len(members) == 0 {
-		members = n.joined
-	}
-	peers := map[uint64][]string{}
-	for _, m := range members {
-		peers[m.ID] = m.PeerURLs
-	}
-	n.peers.SetPeers(peers)
-}
-
 // connectedSince is when the stream to a peer was opened, on the node's clock.
 func (n *Node) connectedSince(id uint64) (time.Duration, bool) {
 	t := n.peers.ActiveSince(id)
 	return t.Sub(n.origin), !t.IsZero()
 }
 
-// Standing says what this member knows of a sender. One that has state of its
-// own knows all members but those added since it was away.
-func (p *peerHandler) Standing(id uint64) transport.Standing {
-	v := p.View()
-	if isMember(v.Members, id) {
-		return transport.Belongs
-	}
-	if _, removed := slices.BinarySearch(v.RemovedMembers, id); removed {
-		return transport.Removed
-	}
-	return transport.Stranger
-}
-
 // Expelled: a peer has applied this member's removal.
 func (p *peerHandler) Expelled(by uint64) {
 	p.cfg.Logger.Info("a peer says that this member was removed", "peer", formatID(by))
 	(*Node)(p).leave()
-}
-
-// Info tells who belongs to the cluster, for one who is about to join.
-func (p *peerHandler) Info() ([]byte, error) {
-	v := p.View()
-	return json.Marshal(ClusterInfo{Version: clusterInfoVersion, ClusterID: p.Member.ClusterID, Members: v.Members, Removed: v.RemovedMembers})
 }

@@ -116,7 +116,7 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 		Listeners: cfg.PeerListeners, ClusterID: n.Member.ClusterID, Self: n.Member.ID,
 		Handler: (*peerHandler)(n), Logger: cfg.Logger,
 	})
-	n.updatePeers()
+	n.peers.SetPeers(n.Peers())
 	n.wg.Go(func() { n.runLoop(s) })
 	n.wg.Go(n.runDisk)
 	n.wg.Go(n.runApply)
@@ -238,7 +238,7 @@ func (n *Node) handle(s *Stepper, e *event) {
 	case e.applied != nil:
 		s.ApplyFinished(*e.applied)
 		if len(e.applied.ConfChanges) > 0 || e.applied.Task.Restore != nil {
-			n.updatePeers()
+			n.peers.SetPeers(n.Peers())
 		}
 	case e.call != nil:
 		e.call(s)
@@ -345,7 +345,7 @@ func (n *Node) runApply() {
 			// to renew one: so first the event, then the waiters.
 			n.inbox.post(event{applied: &done})
 			n.inbox.complete(results)
-			if n.removed() {
+			if n.Removed() {
 				n.leave()
 			}
 		}

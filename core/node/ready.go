@@ -56,7 +56,7 @@ func (n *Node) isPublished() bool {
 			return m.Name == n.cfg.Name && equalSets(m.ClientURLs, n.cfg.ClientURLs)
 		}
 	}
-	return n.removed() // then it is not this function's business
+	return n.Removed() // then it is not this function's business
 }
 
 func equalSets(a, b []string) bool {

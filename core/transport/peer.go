@@ -34,6 +34,7 @@ type peer struct {
 	mu struct {
 		sync.Mutex
 		urls   []string
+		said   []string // where it said it is, the last time it connected
 		queue  [][]byte
 		queued int // bytes
 		active time.Time
@@ -206,10 +207,17 @@ func (p *peer) drain(ctx context.Context, conn net.Conn) error {
 	}
 }
 
+// urls is where to dial the peer: where it is known to be, then where it says it is.
 func (p *peer) urls() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.mu.urls
+	urls := slices.Clone(p.mu.urls)
+	for _, u := range p.mu.said {
+		if !slices.Contains(urls, u) {
+			urls = append(urls, u)
+		}
+	}
+	return urls
 }
 
 // dial tries a member's URLs in order and says hello on the first that answers.

@@ -173,6 +173,19 @@ func (t *Transport) meet(id uint64, urls []string) bool {
 	return true
 }
 
+// hearFrom notes where a member says it is: this one may lag behind its move, and
+// would only hear of that from a leader that it can answer.
+func (t *Transport) hearFrom(id uint64, urls []string) {
+	t.mu.Lock()
+	p := t.mu.peers[id]
+	t.mu.Unlock()
+	if p != nil {
+		p.mu.Lock()
+		p.mu.said = urls
+		p.mu.Unlock()
+	}
+}
+
 func (t *Transport) ownURLs() []string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -342,6 +355,8 @@ func (t *Transport) refuse(h hello) (status, string) {
 		if !t.meet(h.from, h.urls) {
 			return no("member %s does not belong to this cluster", formatID(h.from))
 		}
+	case Belongs:
+		t.hearFrom(h.from, h.urls)
 	}
 	return statusOK, ""
 }

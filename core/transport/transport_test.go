@@ -272,6 +272,21 @@ func TestAStrangerThatSaysWhereItIsReachedIsAnswered(t *testing.T) {
 	ha.want(t, "still")
 }
 
+// What a member away knows of where the leader is may be of the past, and the news
+// of it would only come by its answers.
+func TestAMemberThatMovedIsAnsweredByOneThatKnowsOnlyWhereItWas(t *testing.T) {
+	la, lb, was := listen(t, "127.0.0.1:0"), listen(t, "127.0.0.1:0"), listen(t, "127.0.0.1:0")
+	was.Close()
+	ha, hb := newInbox(), newInbox()
+	a, b := open(t, 1, 7, ha, la), open(t, 2, 7, hb, lb)
+	b.SetPeers(map[uint64][]string{1: {urlOf(was)}, 2: {urlOf(lb)}})
+	a.SetPeers(map[uint64][]string{1: {urlOf(la)}, 2: {urlOf(lb)}})
+	sendUntilUp(t, a, 2, "I have moved")
+	hb.want(t, "I have moved")
+	sendUntilUp(t, b, 1, "so I see")
+	ha.want(t, "so I see")
+}
+
 func TestARemovedPeerGetsWhatIsQueuedAndIsToldOnItsNextDial(t *testing.T) {
 	la, lb := listen(t, "127.0.0.1:0"), listen(t, "127.0.0.1:0")
 	ha, hb := newInbox(), newInbox()

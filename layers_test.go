@@ -52,7 +52,7 @@ var layers = []struct {
 	{"core/server", []string{"core/..."}, "floor 6 assembles core and hears of nothing above it"},
 	{"core/simtest", []string{
 		"core/node", "core/replica", "core/machine", "core/watch", "core/vfs", "core/spec", "core/wal",
-		"core/checkpoint", "core/mvcc", "core/lease", "core/membership",
+		"core/checkpoint", "core/mvcc", "core/lease", "core/membership", "core/transport",
 	}, "the simulator steps what the server runs"},
 	{"sdk", nil, "users import the SDK: it must not bring the server along"},
 	{"recipes/rpc", []string{"sdk", "recipes/..."}, "recipes never import core"},

@@ -3,6 +3,7 @@ package node
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -38,8 +39,9 @@ type changes struct {
 	// it came: the rules must not be held against members of the past. At its
 	// term's beginning that is all that came before.
 	waiting  *changeRequest
-	ledSince time.Duration // when this member became leader
-	moved    uint64        // term in which leadership was handed over for a removal
+	asked    map[uint64][]uint64 // the latest requests of each other member: a copy is no request
+	ledSince time.Duration       // when this member became leader
+	moved    uint64              // term in which leadership was handed over for a removal
 }
 
 // changeRequest is a change that a caller of ours (from 0) or another member asks for.
@@ -64,6 +66,23 @@ func (s *Stepper) ChangeMembers(id uint64, context []byte) {
 		s.done(Completion{ID: id, Err: ErrNoLeader})
 	}
 }
+
+// receiveChange takes another member's request, unless it is a copy of one.
+func (s *Stepper) receiveChange(from uint64, m *Message) {
+	c := &s.changes
+	if slices.Contains(c.asked[from], m.seq) {
+		return
+	}
+	if c.asked == nil {
+		c.asked = map[uint64][]uint64{}
+	}
+	asked := append(c.asked[from], m.seq)
+	c.asked[from] = asked[max(0, len(asked)-maxAskedChanges):]
+	s.takeChange(changeRequest{from: from, seq: m.seq, context: m.batch})
+}
+
+// maxAskedChanges is how many requests of a member are remembered.
+const maxAskedChanges = 16
 
 // takeChange is the leader's answer to a request. What it accepts is answered
 // by the asking member itself, when it has applied it.

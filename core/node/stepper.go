@@ -219,7 +219,7 @@ func (s *Stepper) Receive(from uint64, m *Message) {
 			s.fail(b, refusalError(m.code))
 		}
 	case msgChange:
-		s.takeChange(changeRequest{from: from, seq: m.seq, context: m.batch})
+		s.receiveChange(from, m)
 	case msgRenew:
 		s.receiveRenew(from, m)
 	case msgRenewReply:
@@ -258,6 +258,7 @@ func (s *Stepper) ApplyFinished(d ApplyDone) {
 			if c.GetType() == raftpb.ConfChangeType_ConfChangeRemoveNode {
 				delete(s.heard, c.GetNodeId())
 				delete(s.forwarded, c.GetNodeId())
+				delete(s.changes.asked, c.GetNodeId())
 			}
 		}
 	}

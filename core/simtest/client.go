@@ -34,7 +34,7 @@ const (
 )
 
 func newClient(w *World, id int) *client {
-	c := &client{w: w, id: id, at: w.rng.IntN(w.opts.Members)}
+	c := &client{w: w, id: id, at: w.anyone().slot}
 	w.after(w.between(0, 500*time.Millisecond), c.next)
 	return c
 }
@@ -48,11 +48,11 @@ func (c *client) next() {
 		return
 	}
 	if w.chance(0.05) {
-		c.at = w.rng.IntN(w.opts.Members)
+		c.at = w.anyone().slot
 	}
 	m := w.members[c.at]
 	if !m.up() {
-		c.at = w.rng.IntN(w.opts.Members)
+		c.at = w.anyone().slot
 		w.after(w.between(50*time.Millisecond, 300*time.Millisecond), c.next)
 		return
 	}
@@ -121,7 +121,7 @@ func (c *client) call(m *member, what string, start func(id uint64), finish func
 		think := w.between(0, w.opts.think)
 		if o.err != nil || !known {
 			think += 100 * time.Millisecond
-			c.at = w.rng.IntN(w.opts.Members)
+			c.at = w.anyone().slot
 		}
 		w.after(think, c.next)
 	}
@@ -139,16 +139,28 @@ func (m *member) propose(id uint64, kind machine.Kind, req proto.Message) {
 	if err != nil {
 		panic(err)
 	}
+	m.hand(id, kind, body)
+}
+
+// hand is propose for an encoded request.
+func (m *member) hand(id uint64, kind machine.Kind, body []byte) {
 	b := node.NewBatch(256, m.clock()+opTimeout)
 	b.Add(&machine.Command{Kind: kind, ID: id, Member: m.id, Body: body})
 	m.step(func(s *node.Stepper) { s.Propose(b) })
 }
 
+// read asks for a linearizable read as Node.ReadBarrier does.
+func (m *member) read(id uint64) {
+	if m.solo {
+		m.complete(id, outcome{})
+		return
+	}
+	m.step(func(s *node.Stepper) { s.Read(id) })
+}
+
 func (c *client) read(m *member, key string) {
 	h := c.w.begin(key, opRecord{kind: opGet})
-	c.call(m, "get "+key, func(id uint64) {
-		m.step(func(s *node.Stepper) { s.Read(id) })
-	}, func(o outcome, known bool) {
+	c.call(m, "get "+key, m.read, func(o outcome, known bool) {
 		if !known || o.err != nil {
 			c.w.drop(h) // a read without an answer says nothing
 			return
@@ -164,9 +176,7 @@ func (c *client) read(m *member, key string) {
 
 // readAll reads keys of several clients at one revision.
 func (c *client) readAll(m *member, generation int) {
-	c.call(m, "range", func(id uint64) {
-		m.step(func(s *node.Stepper) { s.Read(id) })
-	}, func(o outcome, known bool) {
+	c.call(m, "range", m.read, func(o outcome, known bool) {
 		if !known || o.err != nil {
 			return
 		}

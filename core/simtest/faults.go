@@ -20,7 +20,7 @@ type faultKind struct {
 
 // faultKinds is a function rather than a variable because its entries refer to it.
 func faultKinds() []faultKind {
-	return []faultKind{
+	return append(operations(), []faultKind{
 		{"crash", 16, func(w *World, m *member) bool {
 			w.crashFor(m, w.between(10*time.Millisecond, 8*time.Second))
 			return true
@@ -74,7 +74,7 @@ func faultKinds() []faultKind {
 			return true
 		}},
 		{"one-way cut", 6, func(w *World, _ *member) bool {
-			i, j := w.rng.IntN(len(w.members)), w.rng.IntN(len(w.members))
+			i, j := w.anyone().slot, w.anyone().slot
 			w.net.links[i][j].cut = true
 			w.after(w.between(500*time.Millisecond, 8*time.Second), w.net.repair)
 			return true
@@ -143,7 +143,7 @@ func faultKinds() []faultKind {
 			})
 			return true
 		}},
-	}
+	}...)
 }
 
 // FaultNames are the kinds of fault there are, for Options.Without.
@@ -167,7 +167,7 @@ func (w *World) nextFault() {
 	if w.calm || w.failure != nil {
 		return
 	}
-	m := w.members[w.rng.IntN(len(w.members))]
+	m := w.anyone()
 	if l := w.leader(); l != nil && w.chance(0.4) {
 		m = l // what happens to the leader is more interesting
 	}
@@ -237,7 +237,7 @@ func (w *World) partition() {
 // heal ends all faults.
 func (w *World) heal() {
 	w.net.repair()
-	for _, m := range w.members {
+	for _, m := range w.hosts() {
 		m.slow, m.disk.cutAt, m.disk.fail = 0, 0, nil
 		m.release()
 		if m.pause > w.now {
@@ -260,15 +260,7 @@ func (w *World) unsettled() string {
 			left = append(left, fmt.Sprintf("client %d is not served (%s)", c.id, c.last))
 		}
 	}
-	for _, m := range w.members {
-		if !m.up() {
-			left = append(left, m.name+" is down")
-			continue
-		}
-		if v := m.n.View(); v.Index < w.truth.applies {
-			left = append(left, fmt.Sprintf("%s applied %d of %d", m.name, v.Index, w.truth.applies))
-		}
-	}
+	left = append(left, w.unsettledMembers()...)
 	for _, x := range w.watches {
 		if last := int64(len(w.truth.events)); x.next < last {
 			left = append(left, fmt.Sprintf("%s saw %d of %d", x.name, x.next, last))

@@ -2,9 +2,11 @@ package simtest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -12,9 +14,11 @@ import (
 
 	"github.com/musterhq/muster/core/checkpoint"
 	"github.com/musterhq/muster/core/machine"
+	"github.com/musterhq/muster/core/membership"
 	"github.com/musterhq/muster/core/mvcc"
 	"github.com/musterhq/muster/core/node"
 	"github.com/musterhq/muster/core/replica"
+	"github.com/musterhq/muster/core/transport"
 	"github.com/musterhq/muster/core/vfs"
 	"github.com/musterhq/muster/core/wal"
 	"github.com/musterhq/muster/core/watch"
@@ -32,8 +36,12 @@ type member struct {
 	w    *World
 	slot int
 	name string
-	id   uint64
+	id   uint64 // 0 until it has joined
 	cfg  node.Config
+	urls []string // where it is reached
+
+	gone       bool // for good
+	departures int  // how often it stopped because it was removed
 
 	mem  *vfs.Mem
 	disk disk
@@ -58,30 +66,58 @@ type member struct {
 	waiting  map[uint64]func(outcome)
 	held     []func() // what arrived while it was paused
 	jobs     jobs
+
+	known   addresses
+	solo    bool // see Stepper.Solo
+	named   bool // the cluster knows its name
+	ticks   int
+	leaving int     // the life that ends because it was removed
+	written uint64  // highest log index on its disk, checkpoints included
+	seen    listing // what was compared last
 }
 
 // outcome is what a caller on a member learns.
 type outcome struct {
-	res  machine.Result
-	err  error
-	view *machine.View // as the outcome came
+	res     machine.Result
+	applied bool // the result came out of the log
+	err     error
+	view    *machine.View // as the outcome came
 }
 
 func newMember(w *World, slot int) *member {
 	m := &member{w: w, slot: slot, name: fmt.Sprintf("m%d", slot), mem: vfs.NewMem()}
 	m.rate = 1 + (2*w.rng.Float64()-1)*w.shape.drift
+	m.cfg = node.Config{
+		Name: m.name, Dir: "data", Token: "sim", Tick: tick, ElectionTicks: electionTicks,
+		SegmentBytes: w.shape.segmentBytes, KeepBytes: w.shape.keepBytes, NoSync: w.opts.LoseSyncs,
+		Machine:          machine.Config{Settings: machine.Settings{MinLeaseTTL: 2, MaxLearners: w.shape.learners}},
+		NoStrictReconfig: w.shape.lax,
+		Logger:           w.log.With("member", m.name),
+		Wall:             func() time.Time { return time.Unix(0, m.wall()) },
+	}
+	return m
+}
+
+// found prepares the members of the initial cluster.
+func (w *World) found() {
 	cluster := map[string][]string{}
 	for i := range w.opts.Members {
 		cluster[fmt.Sprintf("m%d", i)] = []string{fmt.Sprintf("http://m%d:2380", i)}
 	}
-	m.cfg = node.Config{
-		Name: m.name, Dir: "data", InitialCluster: cluster, Token: "sim", Tick: tick, ElectionTicks: electionTicks,
-		SegmentBytes: w.shape.segmentBytes, KeepBytes: w.shape.keepBytes, NoSync: w.opts.LoseSyncs,
-		Machine: machine.Config{Settings: machine.Settings{MinLeaseTTL: 2}},
-		Logger:  w.log.With("member", m.name),
-		Wall:    func() time.Time { return time.Unix(0, m.wall()) },
+	var founders []membership.Member
+	for i := range w.opts.Members {
+		m := newMember(w, i)
+		m.cfg.InitialCluster = cluster
+		w.members = append(w.members, m)
+		w.net.grow()
+		urls := cluster[m.name]
+		w.net.listen(urls[0], m)
+		id := membership.MemberID(urls, m.cfg.Token, 0)
+		founders = append(founders, membership.Member{ID: id, PeerURLs: urls})
+		w.operator.names[id] = m.name
 	}
-	return m
+	slices.SortFunc(founders, func(a, b membership.Member) int { return cmp.Compare(a.ID, b.ID) })
+	w.truth.roster.found(founders, int(w.shape.learners))
 }
 
 func (m *member) wall() int64 { return wallOrigin + int64(m.w.now) + m.skew }
@@ -95,7 +131,9 @@ func (m *member) start() {
 	m.boot = m.w.now
 	m.waiting = map[uint64]func(outcome){}
 	m.cfg.FS = vfs.NewFault(m.mem, m.inject)
-	n, err := node.OpenMember(context.Background(), m.cfg, func(n *node.Member) node.Hub {
+	m.known = addresses{said: map[uint64][]string{}}
+	m.named, m.solo, m.seen = false, false, listing{}
+	n, err := node.OpenMember(m.patient(), m.cfg, func(n *node.Member) node.Hub {
 		v := n.View()
 		m.hub = watch.NewHub(v.KV.Rev(), func() *mvcc.View { return n.View().KV }, watch.Config{StreamBudget: m.w.shape.streamBudget})
 		return &tap{m}
@@ -112,11 +150,14 @@ func (m *member) start() {
 		m.mended()
 	}
 	m.w.log.Info("start", "member", m.name, "at", m.w.now, "applied", n.View().Index)
+	m.w.truth.listed(m.w, m)
+	m.updatePeers()
 	m.jobs = m.newJobs(m.life)
 	m.scheduleTick()
-	if m.w.opts.Members == 1 {
+	if len(n.View().Members) == 1 {
 		m.step(func(s *node.Stepper) { s.Campaign() })
 	}
+	m.introduce(m.life)
 }
 
 // notStarted is what becomes of a member that could not be opened: it may be
@@ -131,6 +172,8 @@ func (m *member) notStarted(err error) {
 		// The operator brings the file back from the mirror.
 		m.w.stats.Faults["damage refused"]++
 		m.mem, m.disk.damaged, m.disk.rotten = m.disk.mirror, false, rot{}
+	case m.notJoined(err):
+		return
 	case m.disk.hurt:
 	default:
 		m.w.fail("%s cannot start: %v", m.name, err)
@@ -144,7 +187,7 @@ func (m *member) notStarted(err error) {
 func (m *member) startIn(d time.Duration) {
 	life := m.life
 	m.w.after(d, func() {
-		if m.life == life && !m.up() {
+		if m.life == life && !m.up() && !m.gone {
 			m.disk.renew()
 			m.start()
 		}
@@ -163,12 +206,17 @@ func (m *member) crash(mode crashMode) {
 	}
 	m.w.log.Info("crash", "member", m.name, "at", m.w.now, "mode", mode.String())
 	m.w.note('c', m.slot, []byte(mode.String()))
+	m.stop()
+	m.lose(mode)
+}
+
+// stop ends the process; what becomes of its disk is another matter.
+func (m *member) stop() {
 	m.life++
 	m.hub.Close()
 	m.n = nil
-	m.lose(mode)
 	m.writes, m.applies, m.writing, m.applying, m.held = nil, nil, false, false, nil
-	m.pause = 0
+	m.pause, m.solo = 0, false
 	m.waiting = nil // callers learn nothing: their time-outs tell them
 }
 
@@ -237,6 +285,9 @@ func (m *member) newJobs(life int) jobs {
 			// A paused process misses its ticks, as a ticker drops them.
 			if m.w.now >= m.pause {
 				m.step((*node.Stepper).Tick)
+				if m.ticks++; m.ticks%electionTicks == 0 && m.life == life {
+					m.greet()
+				}
 			}
 			m.scheduleTick()
 		},
@@ -260,15 +311,17 @@ func (m *member) step(f func(*node.Stepper)) {
 	m.writes = append(m.writes, eff.Append...)
 	m.applies = append(m.applies, eff.Apply...)
 	for _, e := range eff.Send {
-		to := m.w.slotOf(e.To)
+		to := m.dial(e.To)
+		if to == nil {
+			m.n.Step.Unreachable(e.To)
+			continue
+		}
 		frame, err := m.w.frames.encode(e.Msg)
 		if err != nil {
 			m.w.fail("encode a peer message: %v", err)
 			return
 		}
-		if to >= 0 {
-			m.w.net.send(m.slot, to, frame)
-		}
+		m.w.net.send(m, to, frame)
 	}
 	for _, s := range eff.Snapshots {
 		m.sendSnapshot(s)
@@ -276,8 +329,22 @@ func (m *member) step(f func(*node.Stepper)) {
 	for _, c := range eff.Done {
 		m.complete(c.ID, outcome{err: c.Err})
 	}
+	m.solo = m.n.Step.Solo()
+	m.checkRole()
 	m.startWrite()
 	m.startApply()
+}
+
+// checkRole: a learner never stands for election.
+func (m *member) checkRole() {
+	if m.n.Step.Role() == raft.StateFollower {
+		return
+	}
+	for _, p := range m.n.View().Members {
+		if p.ID == m.id && p.IsLearner {
+			m.w.fail("%s is a learner and %v", m.name, m.n.Step.Role())
+		}
+	}
 }
 
 func (m *member) complete(id uint64, o outcome) {
@@ -289,26 +356,35 @@ func (m *member) complete(id uint64, o outcome) {
 	}
 }
 
-func (m *member) receive(from uint64, frame []byte) {
+func (m *member) receive(from *member, urls []string, frame []byte) {
+	life := from.life
 	if m.w.now < m.pause {
-		m.do(m.life, func() { m.take(from, frame) })
+		m.do(m.life, func() { m.take(from, life, urls, frame) })
 		return
 	}
-	m.take(from, frame)
+	m.take(from, life, urls, frame)
 }
 
-// take reads a frame, if there is anybody to read it.
-func (m *member) take(from uint64, frame []byte) {
+// take reads a frame, if there is anybody to read it, and if its sender belongs
+// to the cluster. A sender that does not is told so, if it is still there.
+func (m *member) take(from *member, life int, urls []string, frame []byte) {
 	if !m.up() {
 		return
 	}
 	m.w.note('r', m.slot, frame)
+	if !m.admits(from.id, urls) {
+		if m.n.Standing(from.id) == transport.Removed && from.life == life {
+			from.expelled(m)
+		}
+		return
+	}
 	msg, err := node.DecodeMessage(frame)
 	if err != nil {
 		m.w.fail("decode a peer message: %v", err)
 		return
 	}
-	m.step(func(s *node.Stepper) { s.Receive(from, msg) })
+	id := from.id
+	m.step(func(s *node.Stepper) { s.Receive(id, msg) })
 }
 
 // startWrite has the disk carry out everything queued, after a while.
@@ -330,9 +406,19 @@ func (m *member) write() {
 	}
 	m.writing = false
 	for _, t := range tasks {
+		m.noteWritten(t)
 		m.step(func(s *node.Stepper) { s.Appended(t) })
 	}
 	m.startWrite()
+}
+
+func (m *member) noteWritten(t *replica.AppendTask) {
+	if t.Snapshot != nil {
+		m.written = max(m.written, t.Snapshot.GetMetadata().GetIndex())
+	}
+	if n := len(t.Entries); n > 0 {
+		m.written = max(m.written, t.Entries[n-1].GetIndex())
+	}
 }
 
 func (m *member) startApply() {
@@ -359,15 +445,22 @@ func (m *member) apply() {
 	}
 	m.applying = false
 	m.w.truth.applied(m.w, m)
+	m.w.truth.listed(m.w, m)
 	m.w.leases.applied(m.w, done)
 	outcomes := make([]outcome, len(results))
 	for i, r := range results {
 		m.w.truth.answered(m.w, m, &r)
-		outcomes[i] = outcome{res: r, err: r.Err}
+		outcomes[i] = outcome{res: r, err: r.Err, applied: true}
 	}
 	m.step(func(s *node.Stepper) { s.ApplyFinished(done) })
+	if len(done.ConfChanges) > 0 || t.Restore != nil {
+		m.updatePeers()
+	}
 	for _, o := range outcomes {
 		m.complete(o.res.ID, o)
+	}
+	if m.n.Removed() {
+		m.leave()
 	}
 	m.n.Background(20)
 	if m.w.chance(m.w.shape.checkpoints) {
@@ -409,12 +502,12 @@ func (m *member) save(v *machine.View) {
 }
 
 func (m *member) sendSnapshot(announce *raftpb.Message) {
-	to, life := m.w.slotOf(announce.GetTo()), m.life
+	r, life := m.dial(announce.GetTo()), m.life
 	report := func(ok bool) {
 		m.do(life, func() { m.step(func(s *node.Stepper) { s.SnapshotSent(announce.GetTo(), ok) }) })
 	}
 	v := m.n.Offered(announce)
-	if v == nil || to < 0 {
+	if v == nil || r == nil {
 		m.w.after(time.Millisecond, func() { report(false) })
 		return
 	}
@@ -424,8 +517,8 @@ func (m *member) sendSnapshot(announce *raftpb.Message) {
 		takes = m.w.transfer
 	}
 	m.w.after(takes, func() {
-		r, from := m.w.members[to], m.id
-		if l := m.w.net.links[m.slot][to]; l.cut || m.w.chance(l.drop) || !r.up() || r.w.now < r.pause || m.life != life || !m.up() {
+		from := m.id
+		if l := m.w.net.links[m.slot][r.slot]; l.cut || m.w.chance(l.drop) || !r.up() || r.w.now < r.pause || m.life != life || !m.up() || !r.admits(m.id, m.known.own) {
 			report(false)
 			return
 		}
@@ -459,15 +552,6 @@ func (m *member) install(from uint64, announce *raftpb.Message, body []byte) boo
 		}
 	}
 	return err == nil
-}
-
-func (w *World) slotOf(id uint64) int {
-	for i, m := range w.members {
-		if m.id == id {
-			return i
-		}
-	}
-	return -1
 }
 
 func (w *World) leader() *member {

@@ -16,40 +16,48 @@ type link struct {
 
 type network struct {
 	w     *World
-	links [][]link
+	links [][]link           // by slots
+	at    map[string]*member // who listens at a URL
 	spare []*delivery
 }
 
 // delivery is a frame on its way. There are so many that they are used again.
 type delivery struct {
 	n        *network
-	from, to int
+	from, to *member
+	urls     []string // where the sender says it is
 	frame    []byte
-	sender   uint64
 	lives    int
 	arrive   func() // its method, made once
 }
 
-func (n *network) init(w *World) {
-	n.w = w
-	n.links = make([][]link, w.opts.Members)
+func (n *network) init(w *World) { n.w, n.at = w, map[string]*member{} }
+
+// grow connects one more host.
+func (n *network) grow() {
+	n.links = append(n.links, make([]link, len(n.links)))
 	for i := range n.links {
-		n.links[i] = make([]link, w.opts.Members)
+		n.links[i] = append(n.links[i], good())
 	}
-	n.repair()
+	for j := range n.links {
+		n.links[len(n.links)-1][j] = good()
+	}
 }
+
+func good() link { return link{lo: 100 * time.Microsecond, hi: 2 * time.Millisecond} }
 
 // repair makes all links good.
 func (n *network) repair() {
 	for i := range n.links {
 		for j := range n.links[i] {
-			n.links[i][j] = link{lo: 100 * time.Microsecond, hi: 2 * time.Millisecond}
+			n.links[i][j] = good()
 		}
 	}
 }
 
 // send delivers a frame after a while, or twice, or never.
-func (n *network) send(from, to int, frame []byte) {
+func (n *network) send(sender, receiver *member, frame []byte) {
+	from, to := sender.slot, receiver.slot
 	w, l := n.w, &n.links[from][to]
 	w.stats.Messages++
 	w.note('m', from<<4|to, frame)
@@ -62,8 +70,8 @@ func (n *network) send(from, to int, frame []byte) {
 	}
 	for range copies {
 		d := n.delivery()
-		d.from, d.to, d.frame = from, to, frame
-		d.sender, d.lives = w.members[from].id, w.members[from].life+w.members[to].life
+		d.from, d.to, d.frame, d.urls = sender, receiver, frame, sender.known.own
+		d.lives = sender.life + receiver.life
 		w.after(w.between(l.lo, l.hi), d.arrive)
 	}
 }
@@ -82,13 +90,12 @@ func (n *network) delivery() *delivery {
 // end hands the frame over, unless the link was cut meanwhile. What is under way
 // does not outlive the connection, hence neither process.
 func (d *delivery) end() {
-	n, receiver := d.n, d.n.w.members[d.to]
-	id, frame := d.sender, d.frame
-	alive := !n.links[d.from][d.to].cut && n.w.members[d.from].life+receiver.life == d.lives
+	n, from, to, urls, frame := d.n, d.from, d.to, d.urls, d.frame
+	alive := !n.links[from.slot][to.slot].cut && from.life+to.life == d.lives
 	d.frame = nil
 	n.spare = append(n.spare, d)
 	if alive {
-		receiver.receive(id, frame)
+		to.receive(from, urls, frame)
 	}
 }
 

@@ -25,6 +25,7 @@ type truth struct {
 	events  [][]change        // by revision
 	hashes  map[uint64]uint64 // running hash by log index
 	applies uint64            // highest index applied anywhere
+	term    uint64            // of the entry there
 	compact int64             // highest compacted revision
 	keys    map[string][]change
 	written map[string]int64 // revision by written value: each is written once
@@ -32,6 +33,7 @@ type truth struct {
 	got []change // scratch of compareState
 
 	spec    *spec.State
+	roster  roster
 	entries map[uint64][]byte           // what stands at each index
 	answers map[commandID]proto.Message // what the specification answers to a command
 }
@@ -152,10 +154,15 @@ func (t *truth) applying(w *World, m *member, task *replica.ApplyTask) {
 		if index <= t.applies {
 			w.fail("%s applies index %d, which nobody had, after %d", m.name, index, t.applies)
 		}
+		if e.GetType() == raftpb.EntryType_EntryNormal && len(e.GetData()) == 0 && e.GetTerm() == t.term {
+			w.fail("%s: index %d is empty and not the first of term %d: raft made nothing of a change", m.name, index, t.term)
+		}
 		t.entries[index] = bytes.Clone(e.GetData())
-		t.applies = index
+		t.applies, t.term = index, e.GetTerm()
 		if e.GetType() == raftpb.EntryType_EntryNormal {
 			t.replay(w, m, e)
+		} else {
+			t.reconfigure(w, m, e)
 		}
 	}
 }
@@ -167,6 +174,11 @@ func (t *truth) replay(w *World, m *member, e *raftpb.Entry) {
 		if err != nil {
 			w.fail("%s: entry %d: %v", m.name, e.GetIndex(), err)
 			return
+		}
+		if c.Kind == machine.MemberAttributes {
+			if err := t.roster.introduced(e.GetIndex(), c.Decode().Body); err != nil {
+				w.fail("%s: entry %d: %v", m.name, e.GetIndex(), err)
+			}
 		}
 		t.answers[commandID{c.Member, c.ID}] = t.carryOut(w, e.GetTerm(), &c)
 	}

@@ -43,7 +43,7 @@ func (x *watcher) poll() {
 		x.stream = nil
 	}
 	if x.stream == nil {
-		m := w.members[w.rng.IntN(len(w.members))]
+		m := w.anyone()
 		if !m.up() || w.now < m.pause {
 			return
 		}

@@ -48,6 +48,8 @@ type shape struct {
 	drift        float64 // clock rates lie within 1 ± drift
 	streamBudget int
 	leaseTTL     int64 // the longest, seconds
+	learners     int64 // at most
+	lax          bool  // changes of the members are not held against etcd's strict rules
 }
 
 func (w *World) drawShape() shape {
@@ -58,6 +60,8 @@ func (w *World) drawShape() shape {
 		drift:        []float64{0.001, 0.02, 0.15}[w.rng.IntN(3)],
 		streamBudget: []int{4 << 10, 16 << 10}[w.rng.IntN(2)],
 		leaseTTL:     7,
+		learners:     1 + w.rng.Int64N(2),
+		lax:          w.chance(0.2),
 	}
 }
 
@@ -98,26 +102,28 @@ func (s *Stats) add(o Stats) {
 
 // World is one simulated cluster with its surroundings.
 type World struct {
-	opts    Options
-	shape   shape
-	rng     *rand.Rand
-	now     time.Duration
-	agenda  agenda
-	members []*member
-	net     network
-	frames  frames
-	kinds   []faultKind // what drawFault draws from
-	clients []*client
-	watches []*watcher
-	truth   truth
-	history []*call
-	leases  leaseBook
-	log     *slog.Logger
-	stats   Stats
-	trace   uint64
-	acked   int64 // highest revision that a client was told of
-	failure error
-	calm    bool // faults are over
+	opts     Options
+	shape    shape
+	rng      *rand.Rand
+	now      time.Duration
+	agenda   agenda
+	members  []*member
+	net      network
+	urls     int // given out to hosts that were added
+	operator operator
+	frames   frames
+	kinds    []faultKind // what drawFault draws from
+	clients  []*client
+	watches  []*watcher
+	truth    truth
+	history  []*call
+	leases   leaseBook
+	log      *slog.Logger
+	stats    Stats
+	trace    uint64
+	acked    int64 // highest revision that a client was told of
+	failure  error
+	calm     bool // faults are over
 
 	mode      *crashMode    // a plan's: how every crash is
 	onMember  func(*member) // before it is started for the first time
@@ -191,9 +197,8 @@ func (w *World) init() {
 	w.truth.init()
 	w.leases.init()
 	w.net.init(w)
-	for i := range w.opts.Members {
-		w.members = append(w.members, newMember(w, i))
-	}
+	w.operator.init(w)
+	w.found()
 	for _, m := range w.members {
 		if w.onMember != nil {
 			w.onMember(m)
@@ -222,11 +227,13 @@ func (w *World) play() {
 	for _, c := range w.clients {
 		c.finish()
 	}
+	w.operator.tidy()
 	// Long enough for elections, checkpoints and the last leases to run out.
 	deadline := w.now + calmTime
 	for w.failure == nil && w.now < deadline && !w.settled() {
 		w.until(w.now + time.Second)
 	}
+	w.operator.judge()
 	if w.failure == nil && !w.settled() {
 		w.fail("not settled %v after the faults ended: %s", calmTime, w.unsettled())
 	}

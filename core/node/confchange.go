@@ -38,10 +38,13 @@ type changes struct {
 	// waiting came to a leader that has not applied yet what was committed when
 	// it came: the rules must not be held against members of the past. At its
 	// term's beginning that is all that came before.
-	waiting  *changeRequest
-	asked    map[uint64][]uint64 // the latest requests of each other member: a copy is no request
-	ledSince time.Duration       // when this member became leader
-	moved    uint64              // term in which leadership was handed over for a removal
+	waiting *changeRequest
+	asked   map[uint64][]uint64 // the latest requests of each other member: a copy is no request
+	// sharedUntil is what was committed when the members last changed: up to here
+	// a member that is gone may have answered.
+	sharedUntil uint64
+	ledSince    time.Duration // when this member became leader
+	moved       uint64        // term in which leadership was handed over for a removal
 }
 
 // changeRequest is a change that a caller of ours (from 0) or another member asks for.

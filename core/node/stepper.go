@@ -164,9 +164,10 @@ func (s *Stepper) Busy() bool { return s.r.InFlight() >= 2 }
 // Solo reports whether this member alone is the cluster, leads it, and has
 // applied everything committed before its term. Then each acknowledged write
 // has been applied here before its acknowledgement, so the published view is
-// linearizable without asking anybody.
+// linearizable without asking anybody. One that was removed a moment ago may have
+// acknowledged what was committed until then, and been quicker to apply it.
 func (s *Stepper) Solo() bool {
-	if s.role != raft.StateLeader || !s.leases.active || s.changes.underWay {
+	if s.role != raft.StateLeader || !s.leases.active || s.changes.underWay || s.r.AppliedIndex() < s.changes.sharedUntil {
 		return false
 	}
 	cs := s.cfg.View().ConfState
@@ -261,6 +262,9 @@ func (s *Stepper) ApplyFinished(d ApplyDone) {
 				delete(s.changes.asked, c.GetNodeId())
 			}
 		}
+	}
+	if len(d.ConfChanges) > 0 && !simbug.On(simbug.SoloEarly) {
+		s.changes.sharedUntil = s.r.Committed()
 	}
 	s.r.Applied(d.Task)
 	if d.Task.Restore != nil {

@@ -244,6 +244,9 @@ func (r *Replica) Status() raft.Status { return r.raw.Status() }
 // InFlight is the number of log writes handed out and not handed back.
 func (r *Replica) InFlight() int { return r.inFlight }
 
+// Committed is the index up to which raft knows the log to be committed.
+func (r *Replica) Committed() uint64 { return r.raw.BasicStatus().HardState.GetCommit() }
+
 // AppliedIndex is the index the state machine has reported.
 func (r *Replica) AppliedIndex() uint64 { return r.applied }
 

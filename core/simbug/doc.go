@@ -37,6 +37,9 @@ const (
 	ReusedReadID   Bug = "reused-read-id"   // ids of read batches begin anew with each process
 	RestoreEarly   Bug = "restore-early"    // a checkpoint counts as applied before it is loaded
 
+	// Membership.
+	SoloEarly Bug = "solo-early" // a member that is alone now reads before it has applied what the removed one acknowledged
+
 	// State.
 	IndexAhead    Bug = "index-ahead"     // a checkpoint claims one entry more than it holds (13766)
 	IndexBehind   Bug = "index-behind"    // a checkpoint claims one entry less: it is applied twice (14685)
@@ -66,6 +69,7 @@ func All() []Bug {
 		SkipSync, AckBeforeDurable, ForgetVote, SkipDirSync, LogNotReset, ReleaseTooMuch,
 		AckBeforeCommit, TellRefused, ForwardTwice,
 		NoReadBarrier, ReadBeforeTerm, OldReadIndex, ReusedReadID, RestoreEarly,
+		SoloEarly,
 		IndexAhead, IndexBehind, DropTombstone, RevisionFalls, LeaseKeysStay,
 		CatchUpGap, JoinGap, OverflowGap, ReplayOld, FutureGetsOld, ProgressAhead, PrevIsNew,
 		RenewExpiring, RenewUnconfirmed, OldLeaderExpires, NoExtension,

@@ -53,6 +53,7 @@ type member struct {
 	boot  time.Duration // world time its clock counts from
 	skew  int64         // of its wall clock
 	slow  time.Duration // extra disk latency
+	lag   time.Duration // a plan's: extra time to apply entries
 	pause time.Duration // stands still until then
 
 	life     int // changes with every crash: events of an earlier life are void
@@ -426,7 +427,7 @@ func (m *member) startApply() {
 		return
 	}
 	m.applying = true
-	takes := m.w.between(10*time.Microsecond, 500*time.Microsecond)
+	takes := m.lag + m.w.between(10*time.Microsecond, 500*time.Microsecond)
 	if m.applies[0].Restore != nil || m.w.chance(0.005) {
 		takes = m.w.between(time.Millisecond, 400*time.Millisecond) // loading a checkpoint, or much to do
 	}

@@ -130,12 +130,17 @@ func lookUp(ctx context.Context, cfg *Config) (self membership.Member, info Clus
 	}
 }
 
-// findSelf looks for the member that was added with this one's peer URLs.
+// findSelf looks for the member that was added with this one's peer URLs. The one
+// that was there before it may still be a member to a peer that lags.
 func findSelf(cfg *Config, infos []ClusterInfo) (membership.Member, ClusterInfo, error) {
 	own := slices.Sorted(slices.Values(cfg.InitialCluster[cfg.Name]))
+	var removed []uint64
+	for _, info := range infos {
+		removed = append(removed, info.Removed...)
+	}
 	for _, info := range infos {
 		for _, m := range info.Members {
-			if !slices.Equal(slices.Sorted(slices.Values(m.PeerURLs)), own) {
+			if slices.Contains(removed, m.ID) || !slices.Equal(slices.Sorted(slices.Values(m.PeerURLs)), own) {
 				continue
 			}
 			switch m.Name {

@@ -581,6 +581,35 @@ func TestJoinerCrashingAtEveryIOBeforeItIsBroughtUpKeepsItsIdentity(t *testing.T
 	}
 }
 
+func TestAJoinerBelievesThePeersThatKnowOfARemovalNotTheOneThatLags(t *testing.T) {
+	t.Parallel()
+	urls := []string{"http://j:1"}
+	first := membership.Member{ID: 1, Name: "a", PeerURLs: []string{"http://a:1"}}
+	infos := map[string]ClusterInfo{
+		"http://a:1": {Members: []membership.Member{first, {ID: 76, Name: "j", PeerURLs: urls}}},
+		"http://b:1": {Members: []membership.Member{first, {ID: 77, PeerURLs: urls}}, Removed: []uint64{76}},
+	}
+	cfg := Config{
+		Name: "j", Dir: "data", FS: vfs.NewMem(), SegmentBytes: 64 << 10, Join: true,
+		InitialCluster: map[string][]string{"a": {"http://a:1"}, "b": {"http://b:1"}, "j": urls},
+		Ask: func(_ context.Context, url string) ([]byte, error) {
+			info := infos[url]
+			info.Version, info.ClusterID = clusterInfoVersion, 5
+			return json.Marshal(info)
+		},
+	}
+	m, err := OpenMember(t.Context(), cfg, func(m *Member) Hub {
+		return watch.NewHub(1, func() *mvcc.View { return m.View().KV }, watch.Config{})
+	}, func(first uint64) func() uint64 { return func() uint64 { return first } })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Release()
+	if m.ID != 77 {
+		t.Fatalf("joined as %x, want 77 (hex 4d)", m.ID)
+	}
+}
+
 func TestResultsGoOnlyToTheMemberThatAsked(t *testing.T) {
 	t.Parallel()
 	// Ids of two members that were started equally often are equal.

@@ -13,6 +13,7 @@ import (
 	"github.com/musterhq/muster/core/lease"
 	"github.com/musterhq/muster/core/membership"
 	"github.com/musterhq/muster/core/mvcc"
+	"github.com/musterhq/muster/core/simbug"
 )
 
 // The refusals of Restore.
@@ -285,6 +286,9 @@ func (r *restoring) removedMember(k, _ []byte) error {
 	id, err := membership.ParseID(string(k))
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrBadCheckpoint, err)
+	}
+	if simbug.On(simbug.RemovedForgotten) {
+		return nil
 	}
 	r.removed = append(r.removed, id)
 	return nil

@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/musterhq/muster/core/simbug"
 )
 
 // Op is what a Change does.
@@ -50,6 +52,9 @@ func (c Change) raftType() (raftpb.ConfChangeType, error) {
 	case AddVoter, Promote:
 		return raftpb.ConfChangeAddNode, nil
 	case AddLearner:
+		if simbug.On(simbug.LearnerVotes) {
+			return raftpb.ConfChangeAddNode, nil
+		}
 		return raftpb.ConfChangeAddLearnerNode, nil
 	case Remove:
 		return raftpb.ConfChangeRemoveNode, nil

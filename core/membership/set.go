@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	"go.etcd.io/raft/v3"
+
+	"github.com/musterhq/muster/core/simbug"
 )
 
 // The refusals, with etcd's meanings. Each is wrapped with the id or URL concerned.
@@ -86,7 +88,7 @@ func (s *Set) IsRemoved(id uint64) bool {
 // Check says whether the change is allowed, without carrying it out.
 func (s *Set) Check(c Change) error {
 	id := c.Member.ID
-	if s.IsRemoved(id) {
+	if s.IsRemoved(id) && !simbug.On(simbug.IDReuse) {
 		return fmt.Errorf("%w: %s; a removed member rejoins with an empty data directory under a new id", ErrIDRemoved, FormatID(id))
 	}
 	old, exists := s.Lookup(id)

@@ -11,6 +11,7 @@ import (
 	"github.com/musterhq/muster/core/machine"
 	"github.com/musterhq/muster/core/mvcc"
 	"github.com/musterhq/muster/core/replica"
+	"github.com/musterhq/muster/core/simbug"
 )
 
 // Hub is told of every published revision; core/watch's Hub is one.
@@ -62,7 +63,7 @@ func (a *Applier) Run(t *replica.ApplyTask) (ApplyDone, []machine.Result, error)
 				return done, nil, fmt.Errorf("entry %d: %w", index, err)
 			}
 			conf := a.conf
-			if a.Machine.CheckConfChange(cc) == nil {
+			if a.Machine.CheckConfChange(cc) == nil || simbug.On(simbug.RefusedCounts) {
 				conf = a.nextConf(cc)
 				done.ConfChanges = append(done.ConfChanges, cc)
 			}
@@ -117,7 +118,10 @@ func (a *Applier) restore(s *raftpb.Snapshot) error {
 	if err != nil {
 		return fmt.Errorf("load the checkpoint received at index %d: %w", md.GetIndex(), err)
 	}
-	a.Machine, a.conf = m, nil
+	a.Machine = m
+	if !simbug.On(simbug.ConfStale) {
+		a.conf = nil
+	}
 	view := m.Publish()
 	a.Publish(view)
 	a.Hub.Reset(view.KV.Rev())

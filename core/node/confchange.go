@@ -11,6 +11,7 @@ import (
 
 	"github.com/musterhq/muster/core/machine"
 	"github.com/musterhq/muster/core/membership"
+	"github.com/musterhq/muster/core/simbug"
 )
 
 // Refusals of a membership change. Nothing was proposed.
@@ -73,7 +74,7 @@ func (s *Stepper) ChangeMembers(id uint64, context []byte) {
 // receiveChange takes another member's request, unless it is a copy of one.
 func (s *Stepper) receiveChange(from uint64, m *Message) {
 	c := &s.changes
-	if slices.Contains(c.asked[from], m.seq) {
+	if slices.Contains(c.asked[from], m.seq) && !simbug.On(simbug.ChangeTwice) {
 		return
 	}
 	if c.asked == nil {
@@ -117,8 +118,9 @@ func (s *Stepper) tryChange(r changeRequest) error {
 	// What is committed will be applied here, too. It may be applied elsewhere
 	// already, and the next change be asked for: the followers alone can commit
 	// while this member's disk takes its time.
-	committed := s.r.Status().GetCommit()
-	if s.changes.underWay && (s.changes.index == 0 || s.changes.index > committed) || s.changes.waiting != nil {
+	committed := s.r.Committed()
+	busy := s.changes.underWay && (s.changes.index == 0 || s.changes.index > committed) || s.changes.waiting != nil
+	if busy && !simbug.On(simbug.SecondChange) {
 		return ErrChangeUnderWay
 	}
 	if r.after == 0 {
@@ -143,6 +145,14 @@ func (s *Stepper) tryChange(r changeRequest) error {
 		return ErrNoLeader // raft is handing leadership over
 	}
 	s.changes.underWay, s.changes.index, s.changes.member, s.changes.id = true, 0, c.Member, c.ID
+	switch {
+	case simbug.On(simbug.ChangeAtProposal):
+		s.r.ApplyConfChange(cc)
+	case simbug.On(simbug.ChangeToldRefused):
+		return ErrUnhealthy
+	case simbug.On(simbug.ChangeAckEarly) && r.from == 0:
+		s.done(Completion{ID: c.ID})
+	}
 	if r.from == 0 {
 		s.inflight[c.ID] = &Batch{IDs: []uint64{c.ID}, term: s.term}
 	}
@@ -152,6 +162,9 @@ func (s *Stepper) tryChange(r changeRequest) error {
 // canChange: raft turns a change into nothing until the leader has applied the
 // one before and all that came before its term.
 func (s *Stepper) canChange(after uint64) bool {
+	if simbug.On(simbug.SecondChange) || simbug.On(simbug.ChangeBeforeTerm) && !s.changes.underWay {
+		return true
+	}
 	return s.leases.active && !s.changes.underWay && s.r.AppliedIndex() >= after && s.r.TermAt(s.r.AppliedIndex()) == s.term
 }
 
@@ -264,6 +277,9 @@ func (s *Stepper) mayChange(c membership.Change) error {
 }
 
 func (s *Stepper) learnerReady(id uint64) error {
+	if simbug.On(simbug.PromoteUnready) {
+		return nil
+	}
 	progress := s.r.Status().Progress
 	p, ok := progress[id]
 	if !ok {

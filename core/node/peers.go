@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/musterhq/muster/core/membership"
+	"github.com/musterhq/muster/core/simbug"
 	"github.com/musterhq/muster/core/transport"
 )
 
@@ -32,7 +33,7 @@ func (m *Member) Standing(id uint64) transport.Standing {
 	if isMember(v.Members, id) {
 		return transport.Belongs
 	}
-	if _, removed := slices.BinarySearch(v.RemovedMembers, id); removed {
+	if _, removed := slices.BinarySearch(v.RemovedMembers, id); removed && !simbug.On(simbug.RemovedStays) {
 		return transport.Removed
 	}
 	return transport.Stranger

@@ -44,6 +44,10 @@ func (s *Stepper) Read(ticket uint64) {
 		s.done(Completion{ID: ticket})
 		return
 	}
+	if simbug.On(simbug.LearnerReads) && slices.Contains(s.cfg.View().ConfState.GetLearners(), s.cfg.ID) {
+		s.done(Completion{ID: ticket})
+		return
+	}
 	s.reads.next = append(s.reads.next, ticket)
 	s.reads.pump(s)
 }

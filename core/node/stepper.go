@@ -254,7 +254,9 @@ type ApplyDone struct {
 // ApplyFinished takes back a finished apply task. The view it led to is published.
 func (s *Stepper) ApplyFinished(d ApplyDone) {
 	for _, cc := range d.ConfChanges {
-		s.r.ApplyConfChange(cc)
+		if !simbug.On(simbug.KeepsVote) || cc.GetChanges()[0].GetType() != raftpb.ConfChangeType_ConfChangeRemoveNode {
+			s.r.ApplyConfChange(cc)
+		}
 		for _, c := range cc.GetChanges() {
 			if c.GetType() == raftpb.ConfChangeType_ConfChangeRemoveNode {
 				delete(s.heard, c.GetNodeId())

@@ -38,7 +38,22 @@ const (
 	RestoreEarly   Bug = "restore-early"    // a checkpoint counts as applied before it is loaded
 
 	// Membership.
-	SoloEarly Bug = "solo-early" // a member that is alone now reads before it has applied what the removed one acknowledged
+	LearnerVotes      Bug = "learner-votes"       // raft is told that a learner is a voter
+	LearnerReads      Bug = "learner-reads"       // a learner asks nobody before a linearizable read
+	PromoteUnready    Bug = "promote-unready"     // a learner is promoted that has not caught up
+	KeepsVote         Bug = "keeps-vote"          // raft is not told of a removal
+	RemovedStays      Bug = "removed-stays"       // a removed member is taken for a stranger, by itself, too
+	RemovedForgotten  Bug = "removed-forgotten"   // removed ids are missing from checkpoints
+	IDReuse           Bug = "id-reuse"            // a removed id may be added again
+	ChangeAtProposal  Bug = "change-at-proposal"  // a leader goes by a change when it has proposed it
+	ChangeAckEarly    Bug = "change-ack-early"    // a change is acknowledged when it has been proposed
+	ChangeToldRefused Bug = "change-told-refused" // a change is proposed and reported as refused
+	ChangeTwice       Bug = "change-twice"        // a copy of a forwarded change is proposed again
+	SecondChange      Bug = "second-change"       // a second change is proposed while one is under way
+	ChangeBeforeTerm  Bug = "change-before-term"  // a leader proposes a change before it has applied its term's first entry
+	RefusedCounts     Bug = "refused-counts"      // raft is told of a change that the members refused
+	ConfStale         Bug = "conf-stale"          // after a checkpoint, changes count from the voters before it
+	SoloEarly         Bug = "solo-early"          // a member that is alone now reads before it has applied what the removed one acknowledged
 
 	// State.
 	IndexAhead    Bug = "index-ahead"     // a checkpoint claims one entry more than it holds (13766)
@@ -69,7 +84,9 @@ func All() []Bug {
 		SkipSync, AckBeforeDurable, ForgetVote, SkipDirSync, LogNotReset, ReleaseTooMuch,
 		AckBeforeCommit, TellRefused, ForwardTwice,
 		NoReadBarrier, ReadBeforeTerm, OldReadIndex, ReusedReadID, RestoreEarly,
-		SoloEarly,
+		LearnerVotes, LearnerReads, PromoteUnready, KeepsVote, RemovedStays, RemovedForgotten, IDReuse,
+		ChangeAtProposal, ChangeAckEarly, ChangeToldRefused, ChangeTwice, SecondChange, ChangeBeforeTerm,
+		RefusedCounts, ConfStale, SoloEarly,
 		IndexAhead, IndexBehind, DropTombstone, RevisionFalls, LeaseKeysStay,
 		CatchUpGap, JoinGap, OverflowGap, ReplayOld, FutureGetsOld, ProgressAhead, PrevIsNew,
 		RenewExpiring, RenewUnconfirmed, OldLeaderExpires, NoExtension,

@@ -123,6 +123,11 @@ func faultKinds() []faultKind {
 			w.after(w.between(100*time.Millisecond, time.Second), func() { m.slow = 0 })
 			return true
 		}},
+		{"slow apply", 4, func(w *World, m *member) bool {
+			m.lag = w.between(time.Millisecond, 100*time.Millisecond)
+			w.after(w.between(time.Second, 5*time.Second), func() { m.lag = 0 })
+			return true
+		}},
 		{"wall clock jump", 4, func(w *World, m *member) bool {
 			m.skew += int64(w.between(-time.Hour, time.Hour))
 			return true
@@ -178,6 +183,9 @@ func (w *World) nextFault() {
 func (w *World) drawFault() faultKind {
 	if w.kinds == nil {
 		w.kinds = faultKinds()
+		if only := w.opts.kinds; only != nil {
+			w.kinds = slices.DeleteFunc(w.kinds, func(k faultKind) bool { return !slices.Contains(only, k.name) })
+		}
 	}
 	sum := 0
 	for _, k := range w.kinds {
@@ -238,7 +246,7 @@ func (w *World) partition() {
 func (w *World) heal() {
 	w.net.repair()
 	for _, m := range w.hosts() {
-		m.slow, m.disk.cutAt, m.disk.fail = 0, 0, nil
+		m.slow, m.lag, m.disk.cutAt, m.disk.fail = 0, 0, 0, nil
 		m.release()
 		if m.pause > w.now {
 			m.pause = w.now

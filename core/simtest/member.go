@@ -53,7 +53,7 @@ type member struct {
 	boot  time.Duration // world time its clock counts from
 	skew  int64         // of its wall clock
 	slow  time.Duration // extra disk latency
-	lag   time.Duration // a plan's: extra time to apply entries
+	lag   time.Duration // extra time to apply entries
 	pause time.Duration // stands still until then
 
 	life     int // changes with every crash: events of an earlier life are void

@@ -4,7 +4,6 @@ package simtest
 
 import (
 	"fmt"
-	"slices"
 	"testing"
 
 	"github.com/musterhq/muster/core/simbug"
@@ -42,12 +41,12 @@ var mutants = map[simbug.Bug]mutant{
 	simbug.ChangeAtProposal:  {seeds: 50},
 	simbug.ChangeAckEarly:    {seeds: 50},
 	simbug.ChangeToldRefused: {seeds: 50},
-	simbug.ChangeTwice:       {seeds: 50},
+	simbug.ChangeTwice:       {seeds: 50, narrow: only("bad network", "update peer URLs")},
 	simbug.SecondChange:      {seeds: 50},
 	simbug.ChangeBeforeTerm:  {seeds: 50},
 	simbug.RefusedCounts:     {seeds: 50},
 	simbug.ConfStale:         {seeds: 50},
-	simbug.SoloEarly:         {seeds: 50},
+	simbug.SoloEarly:         {seeds: 100, narrow: comingAndGoing},
 	simbug.IndexAhead:        {seeds: 5},
 	simbug.IndexBehind:       {seeds: 5},
 	simbug.DropTombstone:     {seeds: 20},
@@ -70,8 +69,7 @@ func members(n int) func(*Options) { return func(o *Options) { o.Members = n } }
 
 func only(kinds ...string) func(*Options) {
 	return func(o *Options) {
-		o.Members = 3
-		o.Without = slices.DeleteFunc(FaultNames(), func(k string) bool { return slices.Contains(kinds, k) })
+		o.Members, o.kinds = 3, kinds
 	}
 }
 
@@ -83,6 +81,11 @@ func sendingCheckpoints(o *Options) {
 func cutWhileInstalling(o *Options) {
 	only("power cut between I/Os", "partition", "pause")(o)
 	o.shape = small()
+}
+
+func comingAndGoing(o *Options) {
+	only("slow apply", "add voter", "add learner", "remove")(o)
+	o.Members = 1
 }
 
 func slowLeases(o *Options) {

@@ -37,6 +37,8 @@ type Options struct {
 	shape  *shape
 	// leasesOnly has clients do little but grant and renew.
 	leasesOnly bool
+	// kinds of fault to draw from, if not from all.
+	kinds []string
 }
 
 // shape is the part of a cluster's configuration that differs from seed to

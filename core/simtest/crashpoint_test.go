@@ -53,46 +53,51 @@ func TestEveryCrashPoint(t *testing.T) {
 	if *seedFlag != 0 || *soakFlag != 0 {
 		return
 	}
-	modes := []crashMode{crashMode(vfs.CrashDrop), crashMode(vfs.CrashRandom), crashMode(vfs.CrashTorn)}
 	for _, c := range []struct {
 		name          string
 		members, slot int
 	}{{"alone", 1, 0}, {"leader", 3, 0}, {"follower sent a checkpoint", 3, 2}} {
 		t.Run(c.name, func(t *testing.T) {
-			opts := Options{
+			w := crashEverywhere(t, Options{
 				Seed: 11, Members: c.members, Clients: 3, Watchers: 2, Duration: 1300 * time.Millisecond,
 				script: workload(c.slot), think: 30 * time.Millisecond, shape: small(),
+			}, c.slot, 2)
+			if w.stats.Faults["checkpoint received"] == 0 && c.members > 1 {
+				t.Errorf("the workload sends no checkpoint: %v", w.stats.Faults)
 			}
-			w, err := crashAt(t, opts, c.slot, 0, 0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			total := w.members[c.slot].disk.changes
-			if w.stats.Faults["checkpoint installed"] == 0 && c.members > 1 {
-				t.Error("the workload sends no checkpoint")
-			}
-			stride := 2 // make sim-crash plays them all
-			if testing.Short() {
-				stride = 17
-			}
-			if *everyFlag {
-				stride = 1
-			}
-			runs := 0
-			for k := 1; k <= total; k++ {
-				for i, mode := range modes {
-					if (k+i)%stride != 0 {
-						continue
-					}
-					runs++
-					if _, err := crashAt(t, opts, c.slot, k, mode); err != nil {
-						t.Fatalf("a crash (%v) at I/O %d of %d: %v", mode, k, total, err)
-					}
-				}
-			}
-			t.Logf("%d runs over %d crash points", runs, total)
 		})
 	}
+}
+
+// crashEverywhere plays a plan without a power cut, which it returns, and then
+// with one before each change of a member's disk and in every way: all of them
+// with make sim-crash, one in so many otherwise.
+func crashEverywhere(t *testing.T, opts Options, slot, stride int) *World {
+	t.Helper()
+	plain, err := crashAt(t, opts, slot, 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if testing.Short() {
+		stride *= 8
+	}
+	if *everyFlag {
+		stride = 1
+	}
+	runs, total := 0, plain.members[slot].disk.changes
+	for k := 1; k <= total; k++ {
+		for mode := crashMode(vfs.CrashDrop); mode <= crashMode(vfs.CrashTorn); mode++ {
+			if (3*k+int(mode))%stride != 0 {
+				continue
+			}
+			runs++
+			if _, err := crashAt(t, opts, slot, k, mode); err != nil {
+				t.Fatalf("a crash (%v) at I/O %d of %d: %v", mode, k, total, err)
+			}
+		}
+	}
+	t.Logf("%d runs over %d crash points", runs, total)
+	return plain
 }
 
 // crashAt plays a plan with a power cut before the member's k-th change to its disk.
@@ -102,6 +107,7 @@ func crashAt(t *testing.T, opts Options, slot, k int, mode crashMode) (*World, e
 	script := opts.script
 	w.mode = &mode
 	w.opts.script = func(w *World) { script(w) }
+	w.transfer, w.noBreaks, w.operator.patience = 50*time.Millisecond, true, 500*time.Millisecond
 	w.onMember = func(m *member) {
 		if m.slot == slot {
 			m.disk.cutAt = k

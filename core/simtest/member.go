@@ -545,6 +545,7 @@ func (m *member) install(from uint64, announce *raftpb.Message, body []byte) boo
 	case err != nil && m.dead:
 		m.die(err)
 	case err == nil:
+		m.w.stats.Faults["checkpoint received"]++
 		if f := m.w.onInstall; f != nil {
 			f(m)
 		}

@@ -1,6 +1,7 @@
 package simtest
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -21,6 +22,7 @@ type operator struct {
 	pending  int               // requests without an outcome
 	names    map[uint64]string // of the hosts it set up, by the ids they were added under
 	replaced *member           // is to be replaced and may be dead
+	patience time.Duration     // how long it waits for an answer
 }
 
 // request is one change it asked for.
@@ -41,10 +43,12 @@ func (q *request) refused() bool {
 // accepted: it was carried out.
 func (q *request) accepted() bool { return q.known && q.applied && q.err == nil }
 
-// changeTimeout is how long the operator waits: the request time-out.
-const changeTimeout = 7 * time.Second
+// requestTimeout is core/node's default.
+const requestTimeout = 7 * time.Second
 
-func (op *operator) init(w *World) { op.w, op.names = w, map[uint64]string{} }
+func (op *operator) init(w *World) {
+	op.w, op.names, op.patience = w, map[uint64]string{}, cmp.Or(op.patience, requestTimeout)
+}
 
 // request asks for a change through a member, as Node.changeOnce does.
 func (op *operator) request(via *member, c membership.Change, then func(*request)) {
@@ -79,7 +83,7 @@ func (op *operator) request(via *member, c membership.Change, then func(*request
 		via.waiting[id] = func(o outcome) { w.after(w.between(0, time.Millisecond), func() { end(o, true) }) }
 		via.step(func(s *node.Stepper) { s.ChangeMembers(id, cc.GetContext()) })
 	})
-	w.after(changeTimeout, func() { end(outcome{}, false) })
+	w.after(op.patience, func() { end(outcome{}, false) })
 }
 
 // judge holds what callers were told to the history once more, now that it is complete.

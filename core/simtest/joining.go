@@ -88,9 +88,14 @@ func (m *member) introduce(life int) {
 			for _, p := range o.view.Members {
 				m.named = m.named || p.ID == m.id && p.Name == m.cfg.Name
 			}
-			if !m.named {
-				m.hand(m.drawID(), machine.MemberAttributes, machine.EncodeMemberAttributes(m.id, m.cfg.Name, m.cfg.ClientURLs))
+			if m.named {
+				return
 			}
+			m.w.after(0, func() {
+				m.do(life, func() {
+					m.hand(m.drawID(), machine.MemberAttributes, machine.EncodeMemberAttributes(m.id, m.cfg.Name, m.cfg.ClientURLs))
+				})
+			})
 		}
 		m.read(id)
 	})

@@ -327,11 +327,11 @@ func (m *member) step(f func(*node.Stepper)) {
 	for _, s := range eff.Snapshots {
 		m.sendSnapshot(s)
 	}
+	m.solo = m.n.Step.Solo()
+	m.checkRole()
 	for _, c := range eff.Done {
 		m.complete(c.ID, outcome{err: c.Err})
 	}
-	m.solo = m.n.Step.Solo()
-	m.checkRole()
 	m.startWrite()
 	m.startApply()
 }
@@ -348,6 +348,7 @@ func (m *member) checkRole() {
 	}
 }
 
+// complete answers a caller, which must not have the member do anything right away.
 func (m *member) complete(id uint64, o outcome) {
 	if f := m.waiting[id]; f != nil {
 		delete(m.waiting, id)

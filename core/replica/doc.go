@@ -30,7 +30,8 @@
 //
 // # Refused
 //
-// New refuses a log that begins after the state it is given or ends before it.
+// New refuses a log that begins after the state it is given or ends before it,
+// and a hard state whose commit index does.
 // Step drops messages for another member and raft's local ones. Propose fails
 // when this member doesn't lead, hands leadership over or holds too many
 // uncommitted bytes; then nothing was appended.

@@ -111,6 +111,9 @@ func New(c Config) (*Replica, error) {
 	if c.HardState == nil {
 		c.HardState = &raftpb.HardState{}
 	}
+	if commit := c.HardState.GetCommit(); commit < c.Applied {
+		return nil, fmt.Errorf("commit index %d lies before the applied index %d", commit, c.Applied)
+	}
 	win := newWindow(&c)
 	if win.last() < c.Applied {
 		return nil, fmt.Errorf("log ends at %d before the applied index %d", win.last(), c.Applied)

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/musterhq/muster/core/vfs"
 )
@@ -36,6 +37,8 @@ type Config struct {
 	FS     vfs.FS
 	Dir    string
 	Logger *slog.Logger
+	OnSync func(d time.Duration) // called after each piece of a checkpoint was synced
+	Now    func() time.Time      // nil = time.Now; times OnSync
 }
 
 // Info names a checkpoint.
@@ -72,7 +75,6 @@ type Dir struct {
 // held is a file under its final name.
 type held struct {
 	Info
-	pins    int
 	whole   bool // verified, or written, by this process
 	damaged bool
 }
@@ -84,6 +86,12 @@ func OpenDir(cfg Config) (*Dir, error) {
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.OnSync == nil {
+		cfg.OnSync = func(time.Duration) {}
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
 	}
 	d := &Dir{cfg: cfg}
 	d.mu.writing = make(map[string]bool)
@@ -246,22 +254,6 @@ func (d *Dir) find(index uint64) (Info, error) {
 	return Info{}, fmt.Errorf("%w at index %d in %s", ErrNone, index, d.cfg.Dir)
 }
 
-// Pin keeps the checkpoint at an index from being removed until release, which
-// may be called more than once.
-func (d *Dir) Pin(index uint64) (release func(), err error) {
-	info, err := d.find(index)
-	if err != nil {
-		return nil, err
-	}
-	if !d.update(info, func(h *held) { h.pins++ }) {
-		return nil, fmt.Errorf("%w at index %d in %s", ErrNone, index, d.cfg.Dir)
-	}
-	return sync.OnceFunc(func() {
-		d.update(info, func(h *held) { h.pins-- })
-		d.prune()
-	}), nil
-}
-
 // Save writes a checkpoint. If there is one at that index and term already, it
 // is the same and Save does nothing. On an error nothing is left behind.
 func (d *Dir) Save(ctx context.Context, index, term uint64, buckets []Bucket, pace Pace) (Info, error) {
@@ -357,14 +349,14 @@ func (d *Dir) reserve(info *Info) (done bool, err error) {
 	return false, nil
 }
 
-// prune removes what is older than the newest two whole ones, unless pinned.
+// prune removes what is older than the newest two whole ones.
 // Damaged files newer than those stay, for whoever looks into the damage.
 func (d *Dir) prune() {
 	d.mu.Lock()
 	var good int
 	var victims []string
 	d.mu.held = slices.DeleteFunc(d.mu.held, func(h *held) bool {
-		if good < keep || h.pins > 0 {
+		if good < keep {
 			if !h.damaged {
 				good++
 			}

@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"github.com/musterhq/muster/core/checkpoint"
 	"github.com/musterhq/muster/core/vfs"
@@ -89,24 +90,18 @@ func TestDirKeepsTheLastTwo(t *testing.T) {
 	}
 }
 
-func TestPinnedCheckpointStaysUntilReleased(t *testing.T) {
-	d := openDir(t, vfs.NewMem())
-	save(t, d, 1)
-	release, err := d.Pin(1)
+func TestEachSyncOfACheckpointIsTimed(t *testing.T) {
+	syncs, clock := 0, time.Unix(0, 0)
+	d, err := checkpoint.OpenDir(checkpoint.Config{FS: vfs.NewMem(), Dir: "/c", Now: func() time.Time { clock = clock.Add(time.Second); return clock }, OnSync: func(d time.Duration) {
+		if syncs++; d != time.Second {
+			t.Errorf("sync %d took %v, want 1s", syncs, d)
+		}
+	}})
 	must(t, err)
-	for i := uint64(2); i <= 5; i++ {
-		save(t, d, i)
-	}
-	if got, want := indexes(d), []uint64{5, 4, 1}; !slices.Equal(got, want) || d.Oldest() != 1 {
-		t.Errorf("pinned: got %d, want %d", got, want)
-	}
-	release()
-	release()
-	if got, want := indexes(d), []uint64{5, 4}; !slices.Equal(got, want) {
-		t.Errorf("released: got %d, want %d", got, want)
-	}
-	if _, err := d.Pin(1); !errors.Is(err, checkpoint.ErrNone) {
-		t.Errorf("Pin of a removed one: got %v, want ErrNone", err)
+	info, err := d.Save(t.Context(), 1, 1, buckets(map[string][]pair{"key": records(30, 100_000)}), nil)
+	must(t, err)
+	if want := int((info.Size + 1<<20 - 1) >> 20); syncs != want {
+		t.Errorf("%d syncs of a file of %d bytes, want %d", syncs, info.Size, want)
 	}
 }
 

@@ -21,7 +21,7 @@ func (d *Dir) writeTemp(ctx context.Context, name string, size int64, pace Pace,
 	if err != nil {
 		return noSpace(err)
 	}
-	w := &pacedWriter{ctx: ctx, f: f, pace: pace, buf: make([]byte, 0, min(size, piece))}
+	w := &pacedWriter{ctx: ctx, cfg: &d.cfg, f: f, pace: pace, buf: make([]byte, 0, min(size, piece))}
 	err = write(w)
 	if err == nil {
 		err = w.flush()
@@ -40,6 +40,7 @@ func noSpace(err error) error {
 // pacedWriter writes and syncs a file piece by piece.
 type pacedWriter struct {
 	ctx  context.Context // of the one Save or Install it lives in
+	cfg  *Config
 	f    vfs.File
 	pace Pace
 	buf  []byte
@@ -68,12 +69,14 @@ func (w *pacedWriter) flush() error {
 		return nil
 	}
 	n, err := w.f.Write(w.buf)
-	if err == nil {
-		err = w.f.Sync()
-	}
 	if err != nil {
 		return err
 	}
+	start := w.cfg.Now()
+	if err := w.f.Sync(); err != nil {
+		return err
+	}
+	w.cfg.OnSync(w.cfg.Now().Sub(start))
 	w.buf = w.buf[:0]
 	if w.pace != nil {
 		return w.pace(w.ctx, n)

@@ -54,7 +54,9 @@ func (a *Applier) Run(t *replica.ApplyTask) (ApplyDone, []machine.Result, error)
 		index, term := e.GetIndex(), e.GetTerm()
 		switch e.GetType() {
 		case raftpb.EntryType_EntryNormal:
-			if err := a.applyCommands(index, term, e.GetData()); err != nil {
+			txns, err := a.applyCommands(index, term, e.GetData())
+			done.Txns += txns
+			if err != nil {
 				return done, nil, err
 			}
 		default:
@@ -77,31 +79,43 @@ func (a *Applier) Run(t *replica.ApplyTask) (ApplyDone, []machine.Result, error)
 	done.Leases, done.Checked = a.Machine.LeaseEffects(), a.Machine.Checks()
 	view := a.Machine.Publish()
 	a.Publish(view)
-	a.Hub.Notify(view.KV.Rev(), a.Machine.TakeEvents())
+	events := a.Machine.TakeEvents()
+	for i := range events {
+		if events[i].Delete {
+			done.Deletes++
+		} else {
+			done.Puts++
+		}
+	}
+	a.Hub.Notify(view.KV.Rev(), events)
 	return done, a.results, nil
 }
 
-func (a *Applier) applyCommands(index, term uint64, data []byte) error {
+// applyCommands returns how many transactions were among them.
+func (a *Applier) applyCommands(index, term uint64, data []byte) (txns uint64, _ error) {
 	if len(data) == 0 {
-		return nil // a new leader's first entry
+		return 0, nil // a new leader's first entry
 	}
 	for c, err := range machine.Commands(data) {
 		if err != nil {
-			return fmt.Errorf("entry %d: %w", index, err)
+			return txns, fmt.Errorf("entry %d: %w", index, err)
 		}
 		want := c.Member == a.Self && c.ID >= a.FirstID
 		res := a.Machine.Apply(index, term, c.Bytes, want)
 		if res.Err != nil && errors.Is(res.Err, machine.ErrDiverged) {
-			return a.diverged(res.Err)
+			return txns, a.diverged(res.Err)
 		}
 		if res.Err != nil && machine.Fatal(res.Err) {
-			return fmt.Errorf("entry %d: %w", index, res.Err)
+			return txns, fmt.Errorf("entry %d: %w", index, res.Err)
+		}
+		if c.Kind == machine.Txn {
+			txns++
 		}
 		if want {
 			a.results = append(a.results, res)
 		}
 	}
-	return nil
+	return txns, nil
 }
 
 // diverged names this member and what its operator is to do. It can't mend itself: its data is wrong, and as

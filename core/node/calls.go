@@ -118,7 +118,9 @@ func (n *Node) finishBarriers(done []Completion) []Completion {
 	for _, c := range done {
 		if b, ok := n.barriers[c.ID]; ok {
 			delete(n.barriers, c.ID)
-			b.err = c.Err
+			if b.err = c.Err; b.err != nil {
+				n.counters.failedReads.Add(1)
+			}
 			close(b.done)
 			continue
 		}
@@ -133,6 +135,7 @@ func (n *Node) overdueBarriers() {
 		if b.deadline < n.now() {
 			delete(n.barriers, id)
 			b.err = ErrTimeout
+			n.counters.failedReads.Add(1)
 			close(b.done)
 		}
 	}
@@ -236,14 +239,15 @@ func (n *Node) Status() Status {
 		Learner: n.IsLearner(), Revision: v.KV.Rev(),
 		DBSize: v.Used, InUse: v.Used, Quota: v.Settings.Quota,
 		LeaderChanges: n.leaderChanges.Load(), FailedProposals: n.failed.Load(),
-		LogBytes: n.logBytes.Load(), ClusterVersion: v.ClusterVersion, MembersTotal: len(v.Members),
+		LogBytes: n.logBytes.Load(), ClusterVersion: v.ClusterVersion,
+		Restoring: n.Step.restoring.Load() > 0, Counters: n.counters.read(),
 	}
 	n.inbox.mu.Lock()
 	s.Pending = int64(len(n.inbox.waiters))
 	n.inbox.mu.Unlock()
 	for _, m := range v.Members {
 		if m.ID != n.Member.ID && !n.peers.ActiveSince(m.ID).IsZero() {
-			s.ConnectedPeers++
+			s.ConnectedPeers = append(s.ConnectedPeers, m.ID)
 		}
 	}
 	return s

@@ -6,10 +6,14 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"path/filepath"
 	"time"
 
+	"github.com/musterhq/muster/core/checkpoint"
 	"github.com/musterhq/muster/core/machine"
+	"github.com/musterhq/muster/core/transport"
 	"github.com/musterhq/muster/core/vfs"
+	"github.com/musterhq/muster/core/wal"
 	"github.com/musterhq/muster/core/watch"
 )
 
@@ -73,9 +77,28 @@ type Config struct {
 // Metrics are called with what an operator measures; nil fields are skipped.
 // They must be quick and safe for concurrent use.
 type Metrics struct {
-	LogSync         func(time.Duration)
+	LogSync  func(time.Duration)
+	LogWrite func(d time.Duration, bytes int)
+	// CheckpointSync is one of the syncs of a checkpoint being written or
+	// received, CheckpointTaken the whole of one that was written.
+	CheckpointSync  func(time.Duration)
 	CheckpointTaken func(d time.Duration, bytes int64)
-	Applied         func(commands int)
+	// Peers counts what goes to and comes from other members.
+	Peers transport.Metrics
+	// PeerRoundTrip is how long a leader waited for a follower's answer to a
+	// heartbeat, both loops included.
+	PeerRoundTrip func(peer uint64, d time.Duration)
+}
+
+func (c *Config) log() wal.Config {
+	return wal.Config{
+		FS: c.FS, Dir: filepath.Join(c.Dir, logDir), Logger: c.Logger, NoSync: c.NoSync, SegmentSize: c.SegmentBytes,
+		OnSync: c.Metrics.LogSync, OnWrite: c.Metrics.LogWrite, Now: c.Wall,
+	}
+}
+
+func (c *Config) checkpoints() checkpoint.Config {
+	return checkpoint.Config{FS: c.FS, Dir: filepath.Join(c.Dir, checkpointDir), Logger: c.Logger, OnSync: c.Metrics.CheckpointSync, Now: c.Wall}
 }
 
 func (c *Config) setDefaults() error {

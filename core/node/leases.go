@@ -31,6 +31,8 @@ type leases struct {
 	own      map[uint64][]int64 // expiry proposals under way, by command id
 	notes    map[uint64]int64   // remaining-time notes under way, by command id
 	expiries int
+
+	renewed, expired uint64 // ever, by this member
 }
 
 // renewal is one keep-alive or time-to-live question on its way.
@@ -168,6 +170,7 @@ func (s *Stepper) renew(r renewal) {
 	ttl, err := l.lessor.Renew(r.call.id, r.received)
 	switch {
 	case err == nil:
+		l.renewed++
 		s.answer(r, accepted, leaseReply{ttl: ttl})
 	case errors.Is(err, lease.ErrExpiring) && simbug.On(simbug.RenewExpiring):
 		s.answer(r, accepted, leaseReply{ttl: 1})
@@ -322,6 +325,7 @@ func (l *leases) settle(id uint64) {
 	}
 	delete(l.own, id)
 	l.expiries--
+	l.expired += uint64(len(ids))
 	for _, lid := range ids {
 		l.lessor.ExpiryDone(lid)
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/musterhq/muster/core/mvcc"
 	"github.com/musterhq/muster/core/replica"
@@ -35,12 +36,15 @@ type Node struct {
 
 	writes []*replica.AppendTask // the disk goroutine's
 
-	barriers map[uint64]*barrier // the loop's: reads that wait, by ticket
-	ready    chan struct{}       // closed once this member serves
+	barriers map[uint64]*barrier      // the loop's: reads that wait, by ticket
+	beats    map[uint64]time.Duration // the loop's: when the heartbeat was sent that each peer has yet to answer
+	ticked   time.Duration            // the loop\'s: its last tick
+	ready    chan struct{}            // closed once this member serves
 
 	commit, gap   atomic.Uint64
 	leaderChanges atomic.Int64
 	failed        atomic.Int64
+	counters      counters
 	logBytes      atomic.Int64 // log written since the newest checkpoint
 	checkpointing atomic.Bool
 	sends         sync.WaitGroup // checkpoints on their way to followers
@@ -69,18 +73,20 @@ type raftStatus struct {
 
 // Status describes a member.
 type Status struct {
-	ID, ClusterID, Leader, Term  uint64
-	CommitIndex, AppliedIndex    uint64
-	AppliedTerm                  uint64
-	Learner                      bool
-	Role                         string
-	Revision                     int64
-	DBSize, InUse, Quota         int64
-	LeaderChanges, Pending       int64
-	FailedProposals              int64
-	LogBytes                     int64
-	ClusterVersion               string
-	ConnectedPeers, MembersTotal int
+	ID, ClusterID, Leader, Term uint64
+	CommitIndex, AppliedIndex   uint64
+	AppliedTerm                 uint64
+	Learner                     bool
+	Role                        string
+	Revision                    int64
+	DBSize, InUse, Quota        int64
+	LeaderChanges, Pending      int64
+	FailedProposals             int64
+	LogBytes                    int64
+	ClusterVersion              string
+	ConnectedPeers              []uint64
+	Restoring                   bool // a checkpoint from the leader is being loaded
+	Counters
 }
 
 // Open recovers the member's state from its directory, or founds it on a first
@@ -93,7 +99,7 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 	n := &Node{
 		cfg: cfg, origin: time.Now(),
 		disk: newQueue[diskTask](), apply: newQueue[*replica.ApplyTask](), done: make(chan struct{}),
-		barriers: map[uint64]*barrier{}, ready: make(chan struct{}),
+		barriers: map[uint64]*barrier{}, beats: map[uint64]time.Duration{}, ready: make(chan struct{}),
 	}
 	cfg.connectedSince = n.connectedSince
 	var err error
@@ -114,7 +120,7 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 	n.status.Store(&raftStatus{term: s.Term()})
 	n.peers = transport.Open(transport.Config{
 		Listeners: cfg.PeerListeners, ClusterID: n.Member.ClusterID, Self: n.Member.ID,
-		Handler: (*peerHandler)(n), Logger: cfg.Logger,
+		Handler: (*peerHandler)(n), Logger: cfg.Logger, Metrics: cfg.Metrics.Peers,
 	})
 	n.peers.SetPeers(n.Peers())
 	n.wg.Go(func() { n.runLoop(s) })
@@ -218,6 +224,7 @@ func (n *Node) runLoop(s *Stepper) {
 			s.Propose(b)
 		}
 		if tick {
+			n.noteTick(s)
 			s.Tick()
 			n.inbox.overdue(n.now())
 			n.overdueBarriers()
@@ -229,6 +236,7 @@ func (n *Node) runLoop(s *Stepper) {
 func (n *Node) handle(s *Stepper, e *event) {
 	switch {
 	case e.message != nil:
+		n.noteAnswer(e.from, e.message)
 		s.Receive(e.from, e.message)
 	case e.appended != nil:
 		s.Appended(e.appended)
@@ -268,6 +276,7 @@ func (n *Node) carryOut(s *Stepper) {
 			n.stop(fmt.Errorf("encode a peer message: %w", err))
 			return
 		}
+		n.noteBeat(e)
 		if !n.peers.Send(e.To, frame) {
 			s.Unreachable(e.To)
 		}
@@ -276,12 +285,45 @@ func (n *Node) carryOut(s *Stepper) {
 		n.sendSnapshot(m)
 	}
 	n.solo.Store(s.Solo())
+	n.counters.renewed.Store(s.leases.renewed)
+	n.counters.expired.Store(s.leases.expired)
 	n.inbox.finish(n.finishBarriers(eff.Done))
 	if st := n.status.Load(); st.leader != s.Leader() || st.term != s.Term() || st.role != s.Role() {
 		if s.Leader() != 0 && s.Leader() != st.leader {
 			n.leaderChanges.Add(1)
 		}
 		n.status.Store(&raftStatus{leader: s.Leader(), term: s.Term(), role: s.Role()})
+	}
+}
+
+// noteTick counts heartbeats that come late because this process or its loop stood still.
+func (n *Node) noteTick(s *Stepper) {
+	now := n.now()
+	if s.Role() == raft.StateLeader && n.ticked != 0 && now-n.ticked > 2*n.cfg.Tick {
+		n.counters.lateHeartbeats.Add(1)
+	}
+	n.ticked = now
+}
+
+// noteBeat and noteAnswer time the round trip of heartbeats: of the first one
+// that is not answered yet, unless that was lost.
+func (n *Node) noteBeat(e Envelope) {
+	if e.Msg.Raft.GetType() != raftpb.MessageType_MsgHeartbeat || n.cfg.Metrics.PeerRoundTrip == nil {
+		return
+	}
+	now := n.now()
+	if at, waiting := n.beats[e.To]; !waiting || now-at > n.cfg.electionTimeout() {
+		n.beats[e.To] = now
+	}
+}
+
+func (n *Node) noteAnswer(from uint64, m *Message) {
+	if m.Raft.GetType() != raftpb.MessageType_MsgHeartbeatResp {
+		return
+	}
+	if at, waiting := n.beats[from]; waiting {
+		delete(n.beats, from)
+		n.cfg.Metrics.PeerRoundTrip(from, n.now()-at)
 	}
 }
 
@@ -343,6 +385,7 @@ func (n *Node) runApply() {
 			}
 			// The loop must know of granted leases before their owner can ask
 			// to renew one: so first the event, then the waiters.
+			n.counters.applied(&done)
 			n.inbox.post(event{applied: &done})
 			n.inbox.complete(results)
 			if n.Removed() {

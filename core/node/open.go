@@ -93,7 +93,7 @@ func recoverState(ctx context.Context, cfg *Config) (_ *recovered, err error) {
 	if r.firstID, err = countStart(cfg.FS, cfg.Dir); err != nil {
 		return nil, err
 	}
-	r.ckpts, err = checkpoint.OpenDir(checkpoint.Config{FS: cfg.FS, Dir: filepath.Join(cfg.Dir, checkpointDir), Logger: cfg.Logger})
+	r.ckpts, err = checkpoint.OpenDir(cfg.checkpoints())
 	if err != nil {
 		return nil, err
 	}
@@ -217,7 +217,7 @@ func initialMembers(cfg *Config) (_ []membership.Member, self, clusterID uint64,
 
 // openLog opens the log and makes it agree with the checkpoint at pos.
 func (r *recovered) openLog(ctx context.Context, cfg *Config, pos wal.Position) error {
-	wcfg := wal.Config{FS: cfg.FS, Dir: filepath.Join(cfg.Dir, logDir), Logger: cfg.Logger, NoSync: cfg.NoSync, SegmentSize: cfg.SegmentBytes, OnSync: cfg.Metrics.LogSync, Now: cfg.Wall}
+	wcfg := cfg.log()
 	log, rec, err := wal.Open(wcfg)
 	if errors.Is(err, wal.ErrNotExist) {
 		return r.createLog(ctx, cfg, wcfg, pos)

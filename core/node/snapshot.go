@@ -241,11 +241,11 @@ func foundRestored(ctx context.Context, cfg *Config, v *machine.View, md wal.Met
 		return fmt.Errorf("lock data directory %s: %w", cfg.Dir, err)
 	}
 	defer func() { err = errors.Join(err, lock.Close()) }()
-	ckpts, err := checkpoint.OpenDir(checkpoint.Config{FS: cfg.FS, Dir: filepath.Join(cfg.Dir, checkpointDir), Logger: cfg.Logger})
+	ckpts, err := checkpoint.OpenDir(cfg.checkpoints())
 	if err != nil {
 		return err
 	}
-	log, err := wal.Create(wal.Config{FS: cfg.FS, Dir: filepath.Join(cfg.Dir, logDir), Logger: cfg.Logger, SegmentSize: cfg.SegmentBytes}, md, bootstrapPosition)
+	log, err := wal.Create(cfg.log(), md, bootstrapPosition)
 	if err != nil {
 		return err
 	}

@@ -249,6 +249,8 @@ type ApplyDone struct {
 	ConfChanges []*raftpb.ConfChangeV2
 	Leases      []machine.LeaseEffect
 	Checked     []machine.Checked // what hash checks among its entries found
+
+	Puts, Deletes, Txns uint64 // keys put and deleted, and transactions among its commands
 }
 
 // ApplyFinished takes back a finished apply task. The view it led to is published.

@@ -9,9 +9,8 @@
 //     them on a mux.
 //   - [Instruments] are the histograms and counters that the parts of a member
 //     feed as things happen. What can be read off the member when a scrape
-//     asks is read then, all in one go ([Stats]). In this release the log's
-//     syncs, checkpoints and the clients' bytes are fed; those of log writes
-//     and of peers are there and stay at zero.
+//     asks is read then, all in one go ([Stats]). A peer's round trip is that
+//     of the leader's heartbeats, its own loop and the follower's included.
 //
 // # Concurrency
 //

@@ -2,9 +2,10 @@ package ops
 
 import "github.com/prometheus/client_golang/prometheus"
 
-// inert are etcd's metrics for parts that don't exist here: bbolt's commit
-// phases, defragmentation, the v2 store, the gRPC proxy. They stay at zero, so
-// that dashboards and recording rules that mention them find them.
+// inert are etcd's metrics for parts that don't exist here (bbolt's commit
+// phases, defragmentation, the v2 store, the gRPC proxy) or aren't counted (how
+// many ranges: grpc_server_handled_total says). They stay at zero, so that
+// dashboards and recording rules that mention them find them.
 func inert() []prometheus.Collector {
 	var all []prometheus.Collector
 	for _, m := range []struct{ name, help string }{
@@ -49,6 +50,9 @@ func inert() []prometheus.Collector {
 		{"etcd_debugging_store_expires_total", "Total number of expired keys."},
 		{"etcd_debugging_store_watch_requests_total", "Total number of incoming watch requests (new or reestablished)."},
 		{"etcd_grpc_proxy_events_coalescing_total", "Total number of events coalescing"},
+		{"etcd_mvcc_range_total", "Total number of ranges seen by this member."},
+		{"etcd_server_slow_read_indexes_total", "The total number of pending read indexes not in sync with leader's or timed out read index requests."},
+		{"etcd_server_learner_promote_successes", "The total number of successful learner promotions while this member is leader."},
 		{"etcd_server_slow_apply_total", "The total number of slow apply requests (likely overloaded from slow disk)."},
 		{"etcd_server_learner_promote_failures", "The total number of failed learner promotions (likely learner not ready) while this member is leader."},
 	} {

@@ -15,14 +15,14 @@ type Stats struct {
 	HasLeader, IsLeader bool
 	ClusterVersion      string // e.g. 3.7.0; empty until decided
 
-	LeaderChanges                                            uint64
-	ProposalsCommitted, ProposalsApplied, ProposalsFailed    uint64
-	ProposalsPending                                         int64
-	ReadIndexesFailed, SlowReadIndexes, HeartbeatSendFailure uint64
-	LeasesGranted, LeasesRevoked, LeasesRenewed              uint64
-	LeasesExpired                                            uint64
-	Puts, Deletes, Ranges, Txns                              uint64
-	ApplyingSnapshot                                         bool
+	LeaderChanges                                         uint64
+	ProposalsCommitted, ProposalsApplied, ProposalsFailed uint64
+	ProposalsPending                                      int64
+	ReadIndexesFailed, HeartbeatSendFailure               uint64
+	LeasesGranted, LeasesRevoked, LeasesRenewed           uint64
+	LeasesExpired                                         uint64
+	Puts, Deletes, Txns                                   uint64
+	ApplyingSnapshot                                      bool
 
 	// DBSize is what the state takes, DBInUse what of it is live, both bytes.
 	DBSize, DBInUse, Quota      int64
@@ -31,15 +31,15 @@ type Stats struct {
 	WatchStreams, Watchers      int64
 	SlowWatchers, PendingEvents int64
 	Events                      uint64
-	Peers                       []uint64
-	WALBytesWritten             uint64
-	LearnerPromotions           uint64
+	Peers, ConnectedPeers       []uint64
+	WatchersFellBehind          uint64
 	DivergedMembers             uint64
 }
 
 // Instruments are fed as things happen. Each is safe for concurrent use.
 type Instruments struct {
 	WALFsync, WALWrite prometheus.Observer // seconds
+	WALBytes           prometheus.Gauge    // written so far; etcd calls it a gauge
 	// CheckpointSync is one sync of a checkpoint being written, Checkpoint
 	// the whole of it; dashboards know them as backend commit and snapshot.
 	CheckpointSync, Checkpoint prometheus.Observer // seconds
@@ -65,6 +65,7 @@ func NewInstruments(reg prometheus.Registerer) (*Instruments, error) {
 		all = append(all, c)
 		return c
 	}
+	written := prometheus.NewGauge(prometheus.GaugeOpts{Name: "etcd_disk_wal_write_bytes_total", Help: "Total number of bytes written in WAL."})
 	counter := func(name, help string) prometheus.Counter {
 		c := prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
 		all = append(all, c)
@@ -77,6 +78,7 @@ func NewInstruments(reg prometheus.Registerer) (*Instruments, error) {
 	in := &Instruments{
 		WALFsync:        histogram("etcd_disk_wal_fsync_duration_seconds", "The latency distributions of fsync called by WAL.", 0.001, 14),
 		WALWrite:        histogram("etcd_disk_wal_write_duration_seconds", "The latency distributions of write called by WAL.", 0.001, 14),
+		WALBytes:        written,
 		CheckpointSync:  histogram("etcd_disk_backend_commit_duration_seconds", "The latency distributions of commit called by backend.", 0.001, 14),
 		Checkpoint:      histogram("etcd_disk_backend_snapshot_duration_seconds", "The latency distribution of backend snapshots.", 0.01, 17),
 		PeerRoundTrip:   rtt,
@@ -86,7 +88,7 @@ func NewInstruments(reg prometheus.Registerer) (*Instruments, error) {
 		ClientSentBytes: counter("etcd_network_client_grpc_sent_bytes_total", "The total number of bytes sent to grpc clients."),
 		ClientRecvBytes: counter("etcd_network_client_grpc_received_bytes_total", "The total number of bytes received from grpc clients."),
 	}
-	all = append(all, rtt,
+	all = append(all, rtt, written,
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	all = append(all, inert()...)
@@ -100,9 +102,9 @@ func NewInstruments(reg prometheus.Registerer) (*Instruments, error) {
 
 // collector reads the member's Stats when a scrape asks.
 type collector struct {
-	cfg   Config
-	rows  []row
-	known *prometheus.Desc
+	cfg           Config
+	rows          []row
+	known, active *prometheus.Desc
 	// The version metrics carry what they say in a label.
 	server, goVersion, id *prometheus.Desc
 	cluster               *prometheus.Desc
@@ -119,6 +121,7 @@ func newCollector(cfg Config) *collector {
 	c := &collector{
 		cfg:       cfg,
 		known:     prometheus.NewDesc("etcd_network_known_peers", "The current number of known peers.", []string{"Local", "Remote"}, nil),
+		active:    prometheus.NewDesc("etcd_network_active_peers", "The current number of active peer connections.", []string{"Local", "Remote"}, nil),
 		server:    prometheus.NewDesc("etcd_server_version", "Which version is running. 1 for 'server_version' label with current version.", []string{"server_version"}, nil),
 		goVersion: prometheus.NewDesc("etcd_server_go_version", "Which Go version server is running with. 1 for 'server_go_version' label with current version.", []string{"server_go_version"}, nil),
 		id:        prometheus.NewDesc("etcd_server_id", "Server or member ID in hexadecimal format. 1 for 'server_id' label with current ID.", []string{"server_id"}, nil),
@@ -152,9 +155,7 @@ func statRows(cfg Config) []row {
 	gauge("etcd_server_proposals_pending", "The current number of pending proposals to commit.", func(s *Stats) float64 { return float64(s.ProposalsPending) })
 	counter("etcd_server_proposals_failed_total", "The total number of failed proposals seen.", func(s *Stats) float64 { return float64(s.ProposalsFailed) })
 	counter("etcd_server_read_indexes_failed_total", "The total number of failed read indexes seen.", func(s *Stats) float64 { return float64(s.ReadIndexesFailed) })
-	counter("etcd_server_slow_read_indexes_total", "The total number of pending read indexes not in sync with leader's or timed out read index requests.", func(s *Stats) float64 { return float64(s.SlowReadIndexes) })
 	counter("etcd_server_heartbeat_send_failures_total", "The total number of leader heartbeat send failures (likely overloaded from slow disk).", func(s *Stats) float64 { return float64(s.HeartbeatSendFailure) })
-	counter("etcd_server_learner_promote_successes", "The total number of successful learner promotions while this member is leader.", func(s *Stats) float64 { return float64(s.LearnerPromotions) })
 	gauge("etcd_server_snapshot_apply_in_progress_total", "1 if the server is applying the incoming snapshot. 0 if none.", func(s *Stats) float64 { return flag(s.ApplyingSnapshot) })
 	counter("muster_server_diverged_members_total", "The number of members found to have diverged from the majority since this one started.", func(s *Stats) float64 { return float64(s.DivergedMembers) })
 	gauge("etcd_server_quota_backend_bytes", "Current backend storage quota size in bytes.", func(s *Stats) float64 { return float64(s.Quota) })
@@ -162,7 +163,6 @@ func statRows(cfg Config) []row {
 	gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Total size of the underlying database logically in use in bytes.", func(s *Stats) float64 { return float64(s.DBInUse) })
 	counter("etcd_mvcc_put_total", "Total number of puts seen by this member.", func(s *Stats) float64 { return float64(s.Puts) })
 	counter("etcd_mvcc_delete_total", "Total number of deletes seen by this member.", func(s *Stats) float64 { return float64(s.Deletes) })
-	counter("etcd_mvcc_range_total", "Total number of ranges seen by this member.", func(s *Stats) float64 { return float64(s.Ranges) })
 	counter("etcd_mvcc_txn_total", "Total number of txns seen by this member.", func(s *Stats) float64 { return float64(s.Txns) })
 	gauge("etcd_debugging_mvcc_current_revision", "The current revision of store.", func(s *Stats) float64 { return float64(s.Revision) })
 	gauge("etcd_debugging_mvcc_compact_revision", "The revision of the last compaction in store.", func(s *Stats) float64 { return float64(s.CompactRevision) })
@@ -172,11 +172,11 @@ func statRows(cfg Config) []row {
 	gauge("etcd_debugging_mvcc_slow_watcher_total", "Total number of unsynced slow watchers.", func(s *Stats) float64 { return float64(s.SlowWatchers) })
 	gauge("etcd_debugging_mvcc_pending_events_total", "Total number of pending events to be sent.", func(s *Stats) float64 { return float64(s.PendingEvents) })
 	counter("etcd_debugging_mvcc_events_total", "Total number of events sent by this member.", func(s *Stats) float64 { return float64(s.Events) })
+	counter("muster_watch_fell_behind_total", "How often a watcher fell behind and went on from history.", func(s *Stats) float64 { return float64(s.WatchersFellBehind) })
 	counter("etcd_debugging_lease_granted_total", "The total number of granted leases.", func(s *Stats) float64 { return float64(s.LeasesGranted) })
 	counter("etcd_debugging_lease_revoked_total", "The total number of revoked leases.", func(s *Stats) float64 { return float64(s.LeasesRevoked) })
 	counter("etcd_debugging_lease_renewed_total", "The number of renewed leases seen by the leader.", func(s *Stats) float64 { return float64(s.LeasesRenewed) })
 	counter("etcd_debugging_server_lease_expired_total", "The total number of expired leases.", func(s *Stats) float64 { return float64(s.LeasesExpired) })
-	gauge("etcd_disk_wal_write_bytes_total", "Total number of bytes written in WAL.", func(s *Stats) float64 { return float64(s.WALBytesWritten) })
 	used, limit := fileDescriptors()
 	gauge("os_fd_used", "The number of used file descriptors.", func(*Stats) float64 { return used() })
 	gauge("os_fd_limit", "The file descriptor limit.", func(*Stats) float64 { return limit() })
@@ -188,7 +188,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, r := range c.rows {
 		ch <- r.desc
 	}
-	for _, d := range []*prometheus.Desc{c.known, c.server, c.goVersion, c.id, c.cluster} {
+	for _, d := range []*prometheus.Desc{c.known, c.active, c.server, c.goVersion, c.id, c.cluster} {
 		ch <- d
 	}
 }
@@ -211,6 +211,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for _, p := range s.Peers {
 		one(c.known, self, fmt.Sprintf("%x", p))
+	}
+	for _, p := range s.ConnectedPeers {
+		one(c.active, self, fmt.Sprintf("%x", p))
 	}
 }
 

@@ -144,7 +144,8 @@ func TestEveryMetricOfEtcdsIsThereFromTheFirstScrape(t *testing.T) {
 func TestStatsReachTheirMetrics(t *testing.T) {
 	h := fixture(t, &fakeMember{leader: 1, learner: true, stats: Stats{
 		HasLeader: true, LeaderChanges: 3, ProposalsCommitted: 4, ProposalsApplied: 5, ProposalsPending: 6, ProposalsFailed: 7,
-		DBSize: 8, DBInUse: 9, Quota: 10, Revision: 11, Watchers: 12,
+		DBSize: 8, DBInUse: 9, Quota: 10, Revision: 11, Watchers: 12, WatchStreams: 13, SlowWatchers: 14, PendingEvents: 15, Events: 16,
+		WatchersFellBehind: 17, ConnectedPeers: []uint64{0xcd},
 	}})
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
@@ -153,6 +154,8 @@ func TestStatsReachTheirMetrics(t *testing.T) {
 		"etcd_server_proposals_committed_total 4", "etcd_server_proposals_applied_total 5", "etcd_server_proposals_pending 6", "etcd_server_proposals_failed_total 7",
 		"etcd_mvcc_db_total_size_in_bytes 8", "etcd_mvcc_db_total_size_in_use_in_bytes 9", "etcd_server_quota_backend_bytes 10",
 		"etcd_debugging_mvcc_current_revision 11", "etcd_debugging_mvcc_watcher_total 12",
+		"etcd_debugging_mvcc_watch_stream_total 13", "etcd_debugging_mvcc_slow_watcher_total 14", "etcd_debugging_mvcc_pending_events_total 15",
+		"etcd_debugging_mvcc_events_total 16", "muster_watch_fell_behind_total 17", `etcd_network_active_peers{Local="ab",Remote="cd"} 1`,
 	} {
 		if !strings.Contains(w.Body.String(), "\n"+want+"\n") {
 			t.Errorf("lacks %s", want)

@@ -7,9 +7,11 @@ import (
 	"time"
 
 	"github.com/musterhq/muster/core/machine"
+	"github.com/musterhq/muster/core/membership"
 	"github.com/musterhq/muster/core/node"
 	"github.com/musterhq/muster/core/ops"
 	"github.com/musterhq/muster/core/rpc"
+	"github.com/musterhq/muster/core/transport"
 	"github.com/musterhq/muster/core/watch"
 )
 
@@ -69,8 +71,25 @@ func nodeConfig(c *Config, peers []net.Listener, in *ops.Instruments) (node.Conf
 
 		Logger: c.Logger,
 		Metrics: node.Metrics{
-			LogSync:         func(d time.Duration) { in.WALFsync.Observe(d.Seconds()) },
+			LogSync: func(d time.Duration) { in.WALFsync.Observe(d.Seconds()) },
+			LogWrite: func(d time.Duration, bytes int) {
+				in.WALWrite.Observe(d.Seconds())
+				in.WALBytes.Add(float64(bytes))
+			},
+			CheckpointSync:  func(d time.Duration) { in.CheckpointSync.Observe(d.Seconds()) },
 			CheckpointTaken: func(d time.Duration, _ int64) { in.Checkpoint.Observe(d.Seconds()) },
+			Peers: transport.Metrics{
+				Sent: func(peer uint64, bytes int) {
+					in.PeerSentBytes.WithLabelValues(membership.FormatID(peer)).Add(float64(bytes))
+				},
+				Received: func(peer uint64, bytes int) {
+					in.PeerRecvBytes.WithLabelValues(membership.FormatID(peer)).Add(float64(bytes))
+				},
+				Lost: func(peer uint64) { in.PeerSentFailed.WithLabelValues(membership.FormatID(peer)).Inc() },
+			},
+			PeerRoundTrip: func(peer uint64, d time.Duration) {
+				in.PeerRoundTrip.WithLabelValues(membership.FormatID(peer)).Observe(d.Seconds())
+			},
 		},
 	}, nil
 }
@@ -108,7 +127,15 @@ func (m opsMember) Stats() ops.Stats {
 		SlowWatchers:       w.Behind,
 		PendingEvents:      w.PendingEvents,
 		Events:             w.Events,
-		DivergedMembers:    v.Diverged,
+		WatchersFellBehind: w.Demotions,
+		ConnectedPeers:     st.ConnectedPeers,
+
+		Puts: st.Puts, Deletes: st.Deletes, Txns: st.Txns,
+		LeasesGranted: st.LeasesGranted, LeasesRevoked: st.LeasesRevoked,
+		LeasesRenewed: st.LeasesRenewed, LeasesExpired: st.LeasesExpired,
+		ReadIndexesFailed: st.FailedReads, HeartbeatSendFailure: st.LateHeartbeats,
+		ApplyingSnapshot: st.Restoring,
+		DivergedMembers:  v.Diverged,
 	}
 	for _, member := range v.Members {
 		s.Peers = append(s.Peers, member.ID)

@@ -127,10 +127,18 @@ func TestAMemberServesStopsAndComesBack(t *testing.T) {
 		for _, want := range []string{
 			`etcd_server_version{server_version="3.7.3"} 1`, "etcd_server_has_leader 1", "etcd_server_is_leader 1", "etcd_debugging_mvcc_current_revision 2",
 			`grpc_server_handled_total{grpc_code="OK",grpc_method="Put",grpc_service="etcdserverpb.KV",grpc_type="unary"} 1`,
-			"etcd_network_client_grpc_received_bytes_total",
+			"etcd_network_client_grpc_received_bytes_total", "etcd_mvcc_put_total 1",
 		} {
 			if !strings.Contains(body, want) {
 				t.Errorf("%s/metrics lacks %s", u, want)
+			}
+		}
+		for _, fed := range []string{
+			"etcd_disk_wal_write_duration_seconds_count", "etcd_disk_wal_write_bytes_total",
+			"etcd_disk_backend_commit_duration_seconds_count",
+		} {
+			if strings.Contains(body, "\n"+fed+" 0\n") || !strings.Contains(body, "\n"+fed+" ") {
+				t.Errorf("%s/metrics: %s is not fed", u, fed)
 			}
 		}
 	}

@@ -5,6 +5,7 @@
 //   - [Transport] is a member's end of all connections; [Open] starts it, SetPeers
 //     says whom to talk to, Send and SendSnapshot talk.
 //   - [Handler] is who hears: core/node, as peerHandler.
+//   - [Metrics] hear of the bytes that go and come, and of what was lost.
 //   - [Ask] and [DialURL] are for who has no Transport yet.
 //
 // # Connections

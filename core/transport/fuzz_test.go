@@ -130,7 +130,7 @@ func FuzzSnapshotBody(f *testing.F) {
 		stream = stream[:len(stream)-int(short)%len(stream)]
 		damaged := len(stream) != buf.Len() || flip != 0
 		stream[int(at)%len(stream)] ^= flip
-		got, err := io.ReadAll(&frameReader{r: bufio.NewReader(bytes.NewReader(stream)), conn: quietConn{}})
+		got, err := io.ReadAll(&frameReader{r: bufio.NewReader(bytes.NewReader(stream)), conn: quietConn{}, received: func(int) {}})
 		switch {
 		case damaged && err == nil:
 			t.Fatalf("took %d bytes of %d from a damaged stream for a whole checkpoint", len(got), len(body))

@@ -152,6 +152,7 @@ func (p *peer) run(ctx context.Context) {
 			return
 		}
 		if ctx.Err() == nil {
+			p.t.cfg.Metrics.Lost(p.id)
 			p.t.cfg.Logger.Warn("lost connection to peer", "peer", formatID(p.id), "error", err)
 			p.t.cfg.Handler.Unreachable(p.id)
 		}
@@ -191,15 +192,18 @@ func (p *peer) drain(ctx context.Context, conn net.Conn) error {
 			if err := conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 				return err
 			}
+			bytes := 0
 			for i, f := range batch {
 				if err := writeFrame(w, f); err != nil {
 					return err
 				}
+				bytes += frameHeader + len(f)
 				batch[i] = nil
 			}
 			if err := w.Flush(); err != nil {
 				return err
 			}
+			p.t.cfg.Metrics.Sent(p.id, bytes)
 		}
 		if p.retired() {
 			return errRetired

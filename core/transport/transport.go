@@ -55,6 +55,26 @@ type Config struct {
 	QueueBytes      int // per peer, default 64 MiB
 	MaxConns        int // accepted at once, default 1024
 	Dial            func(ctx context.Context, url string) (net.Conn, error)
+	Metrics         Metrics
+}
+
+// Metrics are told of what goes to and comes from peers, in bytes on the wire;
+// nil ones are left out. They must be quick and safe for concurrent use.
+type Metrics struct {
+	Sent, Received func(peer uint64, bytes int)
+	Lost           func(peer uint64) // a message or checkpoint for it was not sent
+}
+
+func (m *Metrics) setDefaults() {
+	if m.Sent == nil {
+		m.Sent = func(uint64, int) {}
+	}
+	if m.Received == nil {
+		m.Received = func(uint64, int) {}
+	}
+	if m.Lost == nil {
+		m.Lost = func(uint64) {}
+	}
 }
 
 // Transport is a member's end of all peer connections.
@@ -86,6 +106,7 @@ func Open(cfg Config) *Transport {
 	if cfg.Dial == nil {
 		cfg.Dial = DialURL
 	}
+	cfg.Metrics.setDefaults()
 	t := &Transport{cfg: cfg}
 	t.ctx, t.stop = context.WithCancel(context.Background())
 	t.mu.peers, t.mu.conns = map[uint64]*peer{}, map[net.Conn]uint64{}
@@ -197,7 +218,11 @@ func (t *Transport) Send(to uint64, frame []byte) bool {
 	t.mu.Lock()
 	p := t.mu.peers[to]
 	t.mu.Unlock()
-	return p != nil && p.send(frame)
+	if p == nil || !p.send(frame) {
+		t.cfg.Metrics.Lost(to)
+		return false
+	}
+	return true
 }
 
 // ActiveSince returns since when a peer has been connected; zero if it is not.
@@ -219,6 +244,14 @@ func (t *Transport) ActiveSince(id uint64) time.Time {
 // SendSnapshot streams a checkpoint to a peer over a connection of its own and
 // returns once the peer has it on disk.
 func (t *Transport) SendSnapshot(ctx context.Context, to uint64, header []byte, body func(io.Writer) error) error {
+	err := t.sendSnapshot(ctx, to, header, body)
+	if err != nil {
+		t.cfg.Metrics.Lost(to)
+	}
+	return err
+}
+
+func (t *Transport) sendSnapshot(ctx context.Context, to uint64, header []byte, body func(io.Writer) error) error {
 	t.mu.Lock()
 	p := t.mu.peers[to]
 	t.mu.Unlock()
@@ -231,7 +264,7 @@ func (t *Transport) SendSnapshot(ctx context.Context, to uint64, header []byte, 
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	w := bufio.NewWriterSize(&deadlineWriter{conn}, 256<<10)
+	w := bufio.NewWriterSize(&deadlineWriter{conn, func(n int) { t.cfg.Metrics.Sent(to, n) }}, 256<<10)
 	if err := writeFrame(w, header); err != nil {
 		return err
 	}
@@ -332,6 +365,7 @@ func (t *Transport) serve(conn net.Conn) error {
 			}
 			return err
 		}
+		t.cfg.Metrics.Received(h.from, frameHeader+len(f))
 		t.cfg.Handler.Receive(h.from, f)
 	}
 }
@@ -377,7 +411,7 @@ func (t *Transport) serveInfo(conn net.Conn) error {
 }
 
 func (t *Transport) serveSnapshot(conn net.Conn, r *bufio.Reader, from uint64) error {
-	body := &frameReader{r: r, conn: conn}
+	body := &frameReader{r: r, conn: conn, received: func(n int) { t.cfg.Metrics.Received(from, n) }}
 	if err := conn.SetReadDeadline(time.Now().Add(writeTimeout)); err != nil {
 		return err
 	}
@@ -385,6 +419,7 @@ func (t *Transport) serveSnapshot(conn net.Conn, r *bufio.Reader, from uint64) e
 	if err != nil {
 		return err
 	}
+	body.received(frameHeader + len(header))
 	if err := t.cfg.Handler.ReceiveSnapshot(t.ctx, from, header, body); err != nil {
 		_ = conn.SetWriteDeadline(time.Now().Add(writeTimeout))
 		_ = writeStatus(conn, statusRefused, err.Error())
@@ -414,10 +449,11 @@ func (f *frameWriter) Write(p []byte) (int, error) {
 
 // frameReader joins frames into a body that ends at the empty frame.
 type frameReader struct {
-	r    *bufio.Reader
-	conn net.Conn
-	cur  []byte
-	end  bool
+	r        *bufio.Reader
+	conn     net.Conn
+	received func(bytes int)
+	cur      []byte
+	end      bool
 }
 
 func (f *frameReader) Read(p []byte) (int, error) {
@@ -435,6 +471,7 @@ func (f *frameReader) Read(p []byte) (int, error) {
 			}
 			return 0, err
 		}
+		f.received(frameHeader + len(b))
 		f.cur, f.end = b, len(b) == 0
 	}
 	n := copy(p, f.cur)
@@ -443,13 +480,18 @@ func (f *frameReader) Read(p []byte) (int, error) {
 }
 
 // deadlineWriter gives every write its own time limit.
-type deadlineWriter struct{ conn net.Conn }
+type deadlineWriter struct {
+	conn net.Conn
+	sent func(bytes int)
+}
 
 func (d *deadlineWriter) Write(p []byte) (int, error) {
 	if err := d.conn.SetWriteDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		return 0, err
 	}
-	return d.conn.Write(p)
+	n, err := d.conn.Write(p)
+	d.sent(n)
+	return n, err
 }
 
 // formatID prints a member id as etcd does: lower-case hexadecimal.

@@ -180,6 +180,40 @@ func TestGarbageOnThePeerPortIsDroppedAndOthersGoOn(t *testing.T) {
 	hb.want(t, "still here")
 }
 
+func TestBytesThatGoOneWayAreThoseThatComeTheOther(t *testing.T) {
+	lb := listen(t, "127.0.0.1:0")
+	hb := newInbox()
+	hb.snapshot = func(_ []byte, body io.Reader) error { _, err := io.Copy(io.Discard, body); return err }
+	received, sent, lost := make(chan int, 1000), make(chan int, 1000), make(chan uint64, 1000)
+	b := Open(Config{Listeners: []net.Listener{lb}, Self: 2, ClusterID: 7, Handler: hb, Metrics: Metrics{Received: func(from uint64, n int) { received <- n * int(from) }}})
+	t.Cleanup(b.Close)
+	a := Open(Config{Self: 1, ClusterID: 7, Handler: newInbox(), Metrics: Metrics{
+		Sent: func(to uint64, n int) { sent <- n * int(to-1) }, Lost: func(to uint64) { lost <- to },
+	}})
+	t.Cleanup(a.Close)
+	a.SetPeers(map[uint64][]string{2: {urlOf(lb)}})
+	sendUntilUp(t, a, 2, "one")
+	hb.want(t, "one")
+	err := a.SendSnapshot(t.Context(), 2, []byte("header"), func(w io.Writer) error { _, err := w.Write(make([]byte, 700_000)); return err })
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := frameHeader + len("one") + frameHeader + len("header") + 700_000 + 3*frameHeader + frameHeader
+	for what, counted := range map[string]chan int{"sent": sent, "received": received} {
+		for got := 0; got < want; {
+			if got += <-counted; got > want {
+				t.Fatalf("%s %d bytes, want %d", what, got, want)
+			}
+		}
+	}
+	for len(lost) > 0 {
+		<-lost // while the stream was being dialled
+	}
+	if a.Send(3, []byte("x")) || <-lost != 3 {
+		t.Error("a message for nobody was not counted as lost")
+	}
+}
+
 func TestSnapshotArrivesWholeOrNotAtAll(t *testing.T) {
 	lb := listen(t, "127.0.0.1:0")
 	hb := newInbox()

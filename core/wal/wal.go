@@ -43,9 +43,10 @@ type Config struct {
 	Dir         string
 	SegmentSize int64 // 0 = DefaultSegmentSize
 	Logger      *slog.Logger
-	NoSync      bool                  // never sync: a power cut may lose or destroy the log
-	OnSync      func(d time.Duration) // called after each fdatasync of the hot path
-	Now         func() time.Time      // nil = time.Now; times OnSync and salts segments
+	NoSync      bool                             // never sync: a power cut may lose or destroy the log
+	OnWrite     func(d time.Duration, bytes int) // called after each batch was handed to the file
+	OnSync      func(d time.Duration)            // called after each fdatasync of the hot path
+	Now         func() time.Time                 // nil = time.Now; times OnWrite and OnSync, and salts segments
 
 	flushAt int // defaultFlushAt, but in tests
 }
@@ -59,6 +60,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.OnWrite == nil {
+		c.OnWrite = func(time.Duration, int) {}
 	}
 	if c.OnSync == nil {
 		c.OnSync = func(time.Duration) {}
@@ -257,9 +261,11 @@ func (l *Log) writeBatch(b []byte, kind uint32) error {
 		mark = headerSize // nothing is proven
 	}
 	b = frameBatch(b, l.crc, l.off, mark, kind)
+	start := l.cfg.Now()
 	if _, err := l.file.WriteAt(b, l.off); err != nil {
 		return l.fail(err)
 	}
+	l.cfg.OnWrite(l.cfg.Now().Sub(start), len(b))
 	l.buf = b
 	l.off += int64(len(b))
 	if open := &l.segs[len(l.segs)-1]; l.off > open.size {

@@ -274,9 +274,10 @@ func TestTheFirstFailedWriteOrSyncIsFinal(t *testing.T) {
 
 func TestOneBatchIsOneWriteAndOneSync(t *testing.T) {
 	fault := vfs.NewFault(vfs.NewMem(), nil)
-	syncs := 0
+	syncs, writes, bytes := 0, 0, 0
 	cfg := config(fault, 1<<20)
 	cfg.OnSync = func(time.Duration) { syncs++ }
+	cfg.OnWrite = func(_ time.Duration, n int) { writes, bytes = writes+1, bytes+n }
 	l, err := wal.Create(cfg, md, wal.Position{})
 	must(t, err)
 	ops := fault.Ops()
@@ -284,8 +285,8 @@ func TestOneBatchIsOneWriteAndOneSync(t *testing.T) {
 		must(t, l.Append(hardState(1, 1, i-1), []*raftpb.Entry{entry(i, 1, "data")}))
 	}
 	must(t, l.Sync(), l.Sync())
-	if got := fault.Ops() - ops; got != 2 || syncs != 1 {
-		t.Errorf("ten appends and a sync: got %d operations, %d syncs reported, want 2, 1", got, syncs)
+	if got := fault.Ops() - ops; got != 2 || syncs != 1 || writes != 1 || bytes < 10*len("data") {
+		t.Errorf("ten appends and a sync: got %d operations, %d syncs and %d writes of %d bytes reported, want 2, 1, 1", got, syncs, writes, bytes)
 	}
 	must(t, l.Close())
 }

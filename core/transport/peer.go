@@ -18,7 +18,11 @@ const (
 	writeTimeout = 5 * time.Second
 	minBackoff   = 50 * time.Millisecond
 	maxBackoff   = time.Second
-	retireTime   = time.Second // what a removed peer gets to hear of it
+	// silenceTime is how long a stream's bytes may go without an acknowledgement.
+	// TCP itself would wait for twice as long each time, up to minutes, and peers
+	// stay apart for as long again as a partition had lasted.
+	silenceTime = 2 * time.Second
+	retireTime  = time.Second // what a removed peer gets to hear of it
 )
 
 // peer sends to one other member: a bounded queue and the goroutine that
@@ -125,6 +129,11 @@ func (p *peer) run(ctx context.Context) {
 		conn, err := p.t.dial(ctx, p.urls(), hello{
 			kind: streamConn, cluster: p.t.cfg.ClusterID, from: p.t.cfg.Self, to: p.id, urls: p.t.ownURLs(),
 		})
+		if err == nil {
+			if err = limitSilence(conn, silenceTime); err != nil {
+				conn.Close()
+			}
+		}
 		if err != nil {
 			if msg := err.Error(); msg != lastErr && ctx.Err() == nil {
 				lastErr = msg

@@ -21,6 +21,7 @@ type fault struct {
 	alone bool
 	// lasting goes on until it is ended; the others are over at once.
 	lasting bool
+	hold    time.Duration // how long; 0: up to five seconds
 	begin   func(s *storm) (what string, end func())
 }
 
@@ -31,6 +32,10 @@ func faults() []fault {
 	return []fault{
 		// The wire. Host 0 are the clients, host i is member i.
 		{name: "one cut off", lasting: true, begin: func(s *storm) (string, func()) {
+			m := s.victim()
+			return s.members[m-1].name, s.wire.both(rule{cut: true}, []int{m}, s.hosts())
+		}},
+		{name: "one cut off for long", lasting: true, hold: 26 * time.Second, begin: func(s *storm) (string, func()) {
 			m := s.victim()
 			return s.members[m-1].name, s.wire.both(rule{cut: true}, []int{m}, s.hosts())
 		}},

@@ -19,8 +19,18 @@ type storm struct {
 	disk    volume
 	filling string
 	killed  map[killed]int
-	outages map[string][]time.Duration // by kind of fault
+	effects map[string]*effect // by kind of fault
 }
+
+// effect is what a kind of fault did, each time.
+type effect struct {
+	outages []time.Duration // without an acknowledged write
+	back    []time.Duration // from its end until all members were ready, where that was waited for
+}
+
+// recoveryTime is within what all members are ready again once a fault is
+// over, however long it has lasted.
+const recoveryTime = 15 * time.Second
 
 // say prints what happens as it happens.
 func (s *storm) say(format string, args ...any) {
@@ -62,6 +72,7 @@ func TestStormOfFaultsInNamespaces(t *testing.T) {
 	flat := watch.flat(v, began, flatUntil)
 	s.closeClients()
 	rest := watch.atRest(v, before)
+	s.checkRecoveries(v)
 	s.judge(v)
 	fmt.Printf("\nchaos, seed %d: %s\n%s\nmembers: %s\n         %s\nwire:    %v\n", seed, result(t), s.report(v), flat, rest, s.wire)
 	s.reportFaults()
@@ -79,7 +90,7 @@ func startStorm(t *testing.T, seed uint64) *storm {
 	t.Helper()
 	s := &storm{
 		rng: rand.New(rand.NewPCG(seed, 1)), disk: newVolume(t), filling: strings.Repeat("x", 512<<10),
-		killed: map[killed]int{}, outages: map[string][]time.Duration{},
+		killed: map[killed]int{}, effects: map[string]*effect{},
 	}
 	const members = 3
 	w, err := lay(seed, 1+members)
@@ -146,7 +157,10 @@ func (s *storm) strike(f fault, besides *fault) {
 	from := s.now()
 	what, end := f.begin(s)
 	s.say("%s: %s", f.name, what)
-	if f.lasting {
+	switch {
+	case f.hold > 0:
+		s.pause(f.hold)
+	case f.lasting:
 		s.pause(300*time.Millisecond + s.upTo(5*time.Second))
 	}
 	name := f.name
@@ -159,21 +173,42 @@ func (s *storm) strike(f fault, besides *fault) {
 	}
 	end()
 	healed := s.now()
+	if s.effects[name] == nil {
+		s.effects[name] = &effect{}
+	}
+	e := s.effects[name]
 	s.awaitWrites()
 	outage := s.outage(from)
-	s.outages[name] = append(s.outages[name], outage)
-	s.say("  over after %v; longest time without a write %v", ms(healed-from), ms(outage))
-	// Mostly the next one waits until all have caught up.
+	e.outages = append(e.outages, outage)
+	back := "not waited for"
+	// Mostly the next one waits until all are well.
 	if s.rng.IntN(4) > 0 {
 		s.awaitReady(s.members...)
+		d := s.now() - healed
+		e.back = append(e.back, d)
+		back = ms(d).String()
 	}
+	s.say("  over after %v; longest time without a write %v, then all ready after %s", ms(healed-from), ms(outage), back)
 	s.pause(s.upTo(time.Second))
 }
 
+// checkRecoveries holds how long members needed against what they may.
+func (s *storm) checkRecoveries(v *verdict) {
+	for _, name := range sortedKeys(s.effects) {
+		for _, d := range s.effects[name].back {
+			v.checked("recoveries in time", d <= recoveryTime, "after %q all members were ready within %v, want %v", name, ms(d), recoveryTime)
+		}
+	}
+}
+
 func (s *storm) reportFaults() {
-	fmt.Println("faults, and the longest time without an acknowledged write (median, most):")
-	for _, name := range sortedKeys(s.outages) {
-		d := s.outages[name]
-		fmt.Printf("  %4d  %-40s %8v %8v\n", len(d), name, ms(median(d)), ms(slices.Max(d)))
+	fmt.Println("faults: times, longest without an acknowledged write (median, most), then until all members were ready (median, most)")
+	for _, name := range sortedKeys(s.effects) {
+		e := s.effects[name]
+		fmt.Printf("  %4d  %-40s %8v %8v", len(e.outages), name, ms(median(e.outages)), ms(slices.Max(e.outages)))
+		if len(e.back) > 0 {
+			fmt.Printf(" %8v %8v", ms(median(e.back)), ms(slices.Max(e.back)))
+		}
+		fmt.Println()
 	}
 }

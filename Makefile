@@ -52,11 +52,11 @@ CHAOS_SEED = $(if $(filter-out file,$(origin SEED)),-seed=$(SEED))
 
 kills: ## kill -9 of any or all of three members, at any moment, under load: make kills KILLS=200 SEED=n
 	$(GO) test -c -o $(BIN)/chaos ./cmd/muster/chaos
-	@$(BIN)/chaos -test.run '^TestKills' -test.v -test.timeout 0 -kills=$(KILLS) $(CHAOS_SEED)
+	@$(BIN)/chaos -test.run '^TestKills' -test.v -test.timeout 0 -kills=$(KILLS) $(CHAOS_SEED) $(ARGS)
 
-chaos: ## three members in network namespaces, every kind of fault: make chaos TIME=10m SEED=n (needs root)
+chaos: ## three members in network namespaces, every kind of fault (needs root): make chaos TIME=10m SEED=n ARGS='-faults=cut'
 	$(GO) test -c -o $(BIN)/chaos ./cmd/muster/chaos
-	@$(BIN)/chaos -test.run '^TestStorm' -test.timeout 0 -chaos=$(TIME) $(CHAOS_SEED)
+	@$(BIN)/chaos -test.run '^TestStorm' -test.timeout 0 -chaos=$(TIME) $(CHAOS_SEED) $(ARGS)
 
 fuzz: ## each fuzz target for ten seconds; make fuzz FUZZTIME=2m ONLY=FuzzConfig
 	@GO=$(GO) .ci/fuzz $(FUZZTIME) $(ONLY)

@@ -145,7 +145,7 @@ func (c *cluster) close() {
 			c.t.Errorf("%s printed a stack trace:\n%s", m.name, trace)
 		}
 	}
-	if !c.t.Failed() || errors.Is(context.Cause(c.ctx), errInterrupted) {
+	if !c.t.Failed() && !*keepFlag || errors.Is(context.Cause(c.ctx), errInterrupted) {
 		os.RemoveAll(c.home)
 		return
 	}
@@ -158,7 +158,7 @@ func (c *cluster) close() {
 			c.t.Logf("keep what %s leaves: %v", m.name, err)
 		}
 	}
-	c.t.Logf("the members' logs and data are kept in %s", c.home)
+	fmt.Printf("the members' logs and data are kept in %s\n", c.home)
 }
 
 func (c *cluster) endpoints() []string {

@@ -22,7 +22,7 @@ type follower struct {
 	last       int64      // revision
 	sums       []uint64   // sums[i] is of all events up to revision i+2
 	events     []event
-	begun      int // streams
+	ends       map[string]int // streams that ended, by reason
 	complaints []string
 }
 
@@ -59,13 +59,16 @@ func (f *follower) at() int64 {
 
 func (f *follower) followEtcd(ctx context.Context, cl *clientv3.Client, opts ...clientv3.OpOption) {
 	for ctx.Err() == nil {
-		f.begin()
 		// From key 0 on: every revision is of some key, so none may be missing.
 		opts := append([]clientv3.OpOption{clientv3.WithFromKey(), clientv3.WithRev(f.at() + 1)}, opts...)
 		for r := range cl.Watch(ctx, "\x00", opts...) {
 			if r.CompactRevision != 0 {
 				f.complain("it was compacted at %d", r.CompactRevision)
 				return
+			}
+			if err := r.Err(); err != nil {
+				f.end(err)
+				break
 			}
 			events := make([]event, len(r.Events))
 			for i, e := range r.Events {
@@ -92,7 +95,6 @@ func (f *follower) checkPrev(prev *mvccpb.KeyValue, e event) {
 
 func (f *follower) followSDK(ctx context.Context, cl *sdk.Client) {
 	for ctx.Err() == nil {
-		f.begin()
 		for b, err := range cl.Watch(ctx, "", sdk.WithPrefix(), sdk.WithRev(f.at()+1)) {
 			if err != nil {
 				if ctx.Err() == nil {
@@ -112,10 +114,14 @@ func (f *follower) followSDK(ctx context.Context, cl *sdk.Client) {
 	}
 }
 
-func (f *follower) begin() {
+// end notes why a watch ended that its library could have resumed.
+func (f *follower) end(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.begun++
+	if f.ends == nil {
+		f.ends = map[string]int{}
+	}
+	f.ends[err.Error()]++
 }
 
 func (f *follower) complain(format string, args ...any) {

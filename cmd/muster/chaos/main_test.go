@@ -19,6 +19,8 @@ var muster string
 var (
 	stormTime = flag.Duration("chaos", 0, "how long TestStorm goes on (default: a short while)")
 	killCount = flag.Int("kills", 0, "how often TestKills kills (default: a few times)")
+	onlyFlag  = flag.String("faults", "", "which kinds of fault TestStorm deals: a regular expression (default: all)")
+	keepFlag  = flag.Bool("keep", false, "keep the members' logs and data after a success, too")
 	seedFlag  = flag.Uint64("seed", 0, "seed of the plan (default: of the moment)")
 )
 

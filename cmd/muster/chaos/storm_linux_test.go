@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -40,8 +41,12 @@ func (s *storm) say(format string, args ...any) {
 func TestStormOfFaultsInNamespaces(t *testing.T) {
 	t.Parallel()
 	seed := seed()
-	if !sandbox(t, fmt.Sprintf("-chaos=%v", *stormTime), fmt.Sprintf("-seed=%d", seed)) {
+	if !sandbox(t, fmt.Sprintf("-chaos=%v", *stormTime), fmt.Sprintf("-seed=%d", seed), "-faults="+*onlyFlag, fmt.Sprintf("-keep=%v", *keepFlag)) {
 		return
+	}
+	kinds, err := chosen(*onlyFlag)
+	if err != nil {
+		t.Fatal(err)
 	}
 	length := *stormTime
 	if length == 0 {
@@ -62,10 +67,10 @@ func TestStormOfFaultsInNamespaces(t *testing.T) {
 	// First nothing is ended, to see whether the members grow.
 	began := s.now()
 	half := began + length*2/5
-	s.blow(half, slices.DeleteFunc(faults(), func(f fault) bool { return f.lethal }))
+	s.blow(half, slices.DeleteFunc(slices.Clone(kinds), func(f fault) bool { return f.lethal }))
 	flatUntil := s.now()
 	s.say("from now on processes are ended too")
-	s.blow(began+length, faults())
+	s.blow(began+length, kinds)
 	s.say("no more faults")
 
 	v := s.verify()
@@ -76,6 +81,19 @@ func TestStormOfFaultsInNamespaces(t *testing.T) {
 	s.judge(v)
 	fmt.Printf("\nchaos, seed %d: %s\n%s\nmembers: %s\n         %s\nwire:    %v\n", seed, result(t), s.report(v), flat, rest, s.wire)
 	s.reportFaults()
+}
+
+// chosen are the kinds of fault whose names match.
+func chosen(only string) ([]fault, error) {
+	match, err := regexp.Compile(only)
+	if err != nil {
+		return nil, fmt.Errorf("-faults: %w", err)
+	}
+	kinds := slices.DeleteFunc(faults(), func(f fault) bool { return !match.MatchString(f.name) })
+	if len(kinds) == 0 {
+		return nil, fmt.Errorf("-faults: no kind of fault matches %q", only)
+	}
+	return kinds, nil
 }
 
 func result(t *testing.T) string {
@@ -132,7 +150,7 @@ func (m *member) hasOwnClock() error {
 // has a second one; some come two at a time.
 func (s *storm) blow(until time.Duration, kinds []fault) {
 	var deck []fault
-	for s.now() < until {
+	for len(kinds) > 0 && s.now() < until {
 		if len(deck) == 0 {
 			deck = slices.Clone(kinds)
 			s.rng.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })

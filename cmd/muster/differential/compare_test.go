@@ -30,6 +30,9 @@ func compare(p Program, etcd, ours transcript, excused map[string]int) string {
 		}
 		return "in " + step.Method + fmt.Sprintf(", step %d  %v\n%setcd   %s\nmuster %s\n", i, step, sent, a, b)
 	}
+	if etcd.model != "" {
+		return etcd.model
+	}
 	if slices.Equal(etcd.watched, ours.watched) {
 		return ""
 	}
@@ -56,6 +59,7 @@ func (c programs) start(ctx context.Context, home string) (_ *pair, err error) {
 	if p.etcd, err = startServer(ctx, "etcd", c.etcd, home); err != nil {
 		return nil, err
 	}
+	p.etcd.model = newModel()
 	if p.ours, err = startServer(ctx, "muster", c.ours, home); err != nil {
 		return nil, errors.Join(err, p.etcd.stop())
 	}

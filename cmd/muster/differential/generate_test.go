@@ -313,7 +313,7 @@ func (g generator) unary() Step {
 	case n < 94:
 		return g.leaseStep()
 	case n < 98:
-		return call(maintenanceService+"HashKV", &pb.HashKVRequest{Revision: g.revision()})
+		return call(hashMethod, &pb.HashKVRequest{Revision: g.revision()})
 	default:
 		return g.other()
 	}

@@ -32,10 +32,12 @@ type server struct {
 	conn         *grpc.ClientConn
 
 	rev, compactRev int64 // as of the last answer
+	compacting      bool  // since the last compaction nothing has waited for it
 	members         map[uint64]uint64
 	leases          map[int64]int // ids that the server chose, numbered
 	chosen          []int64       // those of the program under way
-	unlike          int64         // up to this revision, records may name such leases
+	model           *model        // judges its answers, if there is one
+	unlike          int64         // up to this revision, hashes may differ
 }
 
 // startServer starts a program that takes etcd's flags and waits until it serves.

@@ -36,6 +36,7 @@ const (
 
 	watchMethod     = "/etcdserverpb.Watch/Watch"
 	keepAliveMethod = leaseService + "LeaseKeepAlive"
+	hashMethod      = maintenanceService + "HashKV"
 	compactMethod   = kvService + "Compact"
 	grantMethod     = leaseService + "LeaseGrant"
 

@@ -37,7 +37,6 @@ func scripts() []Program {
 		}},
 		{Name: "maintenance", Steps: maintenanceSteps()},
 		{Name: "out of space", Steps: spaceSteps()},
-		{Name: "damaged", Steps: damageSteps()},
 		{Name: "authentication", Steps: authSteps()},
 		{Name: "what nobody serves", Steps: unknownSteps()},
 		{Name: "metadata", Steps: metadataSteps()},
@@ -69,10 +68,10 @@ func ordering() Program {
 		rng(&pb.RangeRequest{Key: everything[0], RangeEnd: everything[1], Limit: 1, SortTarget: pb.RangeRequest_CREATE}),
 		rng(&pb.RangeRequest{Key: everything[0], RangeEnd: everything[1], SortTarget: pb.RangeRequest_VALUE, KeysOnly: true}),
 		rng(&pb.RangeRequest{Key: everything[0], RangeEnd: everything[1], SortTarget: pb.RangeRequest_MOD, KeysOnly: true}),
-		call(maintenanceService+"HashKV", &pb.HashKVRequest{Revision: -5}),
+		call(hashMethod, &pb.HashKVRequest{Revision: -5}),
 		compact(&pb.CompactionRequest{Revision: now(-1), Physical: true}),
-		call(maintenanceService+"HashKV", &pb.HashKVRequest{Revision: compacted(0)}),
-		call(maintenanceService+"HashKV", &pb.HashKVRequest{}),
+		call(hashMethod, &pb.HashKVRequest{Revision: compacted(0)}),
+		call(hashMethod, &pb.HashKVRequest{}),
 		{Method: kvService + "RangeStream", Request: &pb.RangeRequest{Key: everything[0], RangeEnd: everything[1]}},
 		call(kvService+"RangeStream", &pb.RangeRequest{}),
 	}}
@@ -130,8 +129,8 @@ func maintenanceSteps() []Step {
 		set("a", "1"),
 		call(maintenanceService+"Status", &pb.StatusRequest{}),
 		call(maintenanceService+"Hash", &pb.HashRequest{}),
-		call(maintenanceService+"HashKV", &pb.HashKVRequest{}),
-		call(maintenanceService+"HashKV", &pb.HashKVRequest{Revision: now(1)}),
+		call(hashMethod, &pb.HashKVRequest{}),
+		call(hashMethod, &pb.HashKVRequest{Revision: now(1)}),
 		call(maintenanceService+"Defragment", &pb.DefragmentRequest{}),
 		call(maintenanceService+"Snapshot", &pb.SnapshotRequest{}),
 		call(maintenanceService+"MoveLeader", &pb.MoveLeaderRequest{}),
@@ -167,7 +166,7 @@ func writes() []Step {
 		txn(&pb.TxnRequest{}),
 		grant(77, 60), revoke(1), keepAlive(1), timeToLive(1, true), call(leaseService+"LeaseLeases", &pb.LeaseLeasesRequest{}),
 		compact(&pb.CompactionRequest{Revision: now(0)}), compact(&pb.CompactionRequest{Revision: now(5)}),
-		call(maintenanceService+"HashKV", &pb.HashKVRequest{}), call(maintenanceService+"Status", &pb.StatusRequest{}),
+		call(hashMethod, &pb.HashKVRequest{}), call(maintenanceService+"Status", &pb.StatusRequest{}),
 		call(clusterService+"MemberList", &pb.MemberListRequest{}),
 		watch(0, &pb.WatchCreateRequest{Key: []byte("a")}),
 	}
@@ -180,14 +179,6 @@ func spaceSteps() []Step {
 	return append(steps, alarm(pb.AlarmRequest_GET, 0, pb.AlarmType_NONE),
 		alarm(pb.AlarmRequest_DEACTIVATE, firstMember, pb.AlarmType_NOSPACE),
 		alarm(pb.AlarmRequest_DEACTIVATE, firstMember, pb.AlarmType_NOSPACE), set("a", "4"))
-}
-
-// damageSteps raise the alarm of a damaged member by hand.
-func damageSteps() []Step {
-	steps := []Step{set("a", "1"), grant(1, 60), alarm(pb.AlarmRequest_ACTIVATE, firstMember, pb.AlarmType_CORRUPT)}
-	steps = append(steps, writes()...)
-	return append(steps, alarm(pb.AlarmRequest_GET, 0, pb.AlarmType_CORRUPT),
-		alarm(pb.AlarmRequest_DEACTIVATE, firstMember, pb.AlarmType_CORRUPT), set("a", "4"))
 }
 
 func authSteps() []Step {

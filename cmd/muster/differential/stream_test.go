@@ -266,11 +266,13 @@ func (w *watchStream) begin(ctx context.Context) error {
 
 // mark raises the revision.
 func (w *watchStream) mark(ctx context.Context) error {
-	r, err := pb.NewKVClient(w.conn).Put(ctx, &pb.PutRequest{Key: []byte("~")})
-	if err == nil {
-		w.rev = r.Header.Revision
+	put := &pb.PutRequest{Key: []byte("~")}
+	r, err := pb.NewKVClient(w.conn).Put(ctx, put)
+	if err != nil {
+		return err
 	}
-	return err
+	w.rev = r.Header.Revision
+	return w.follow(put, nil)
 }
 
 // log is what each watcher was told, in the order of their ids.

@@ -1,6 +1,8 @@
 package simtest
 
 import (
+	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -84,4 +86,56 @@ func TestALoneMemberReadsWhatTheRemovedOneAcknowledged(t *testing.T) {
 	if !removed || reads != 60 || w.acked < 2 {
 		t.Fatalf("removed: %v, %d reads, revision %d acknowledged", removed, reads, w.acked)
 	}
+}
+
+// raft makes an empty entry of a change that comes before the one before it is
+// applied, or before its leader has applied its term's first entry, and tells
+// nobody. The truth fails a run with such an entry; and every caller has an answer.
+func TestChangesThatRaftWouldRefuseAreRefusedByNameOrWait(t *testing.T) {
+	w := prepare(t, Options{
+		Seed: 7, Members: 3, Clients: 2, Duration: 6 * time.Second, shape: small(),
+		script: func(w *World) {
+			campaign(w)
+			ask := func(i int) {
+				for _, m := range w.members {
+					if m.up() {
+						urls := []string{fmt.Sprintf("http://%s-%d:2380", m.name, i)}
+						w.net.listen(urls[0], m)
+						w.operator.request(m, membership.Change{Op: membership.UpdatePeer, Member: membership.Member{ID: m.id, PeerURLs: urls}}, nil)
+					}
+				}
+			}
+			w.after(time.Second, func() {
+				for _, m := range w.members {
+					m.lag = 30 * time.Millisecond
+				}
+			})
+			for i := range 40 { // while the first leads, and while the next one begins
+				w.after(1100*time.Millisecond+time.Duration(i)*5*time.Millisecond, func() { ask(i) })
+				w.after(2500*time.Millisecond+time.Duration(i)*40*time.Millisecond, func() { ask(100 + i) })
+			}
+			w.after(2500*time.Millisecond, func() { w.leader().crash(killed) })
+		},
+	})
+	if err := w.run(); err != nil {
+		t.Fatal(err)
+	}
+	outcomes := map[string]int{}
+	for _, q := range w.operator.requests {
+		switch {
+		case !q.known:
+			outcomes["unknown"]++
+		case q.accepted():
+			outcomes["accepted"]++
+		case errors.Is(q.err, node.ErrChangeUnderWay):
+			outcomes["under way"]++
+		default:
+			outcomes[q.err.Error()]++
+		}
+	}
+	// Three were asked of the leader that died.
+	if outcomes["accepted"] < 5 || outcomes["under way"] < 50 || outcomes["unknown"] > 3 {
+		t.Fatalf("the changes came to %v", outcomes)
+	}
+	t.Log(outcomes)
 }

@@ -187,6 +187,7 @@ func operations() []faultKind {
 		kind("update peer URLs", 4, (*operator).move),
 		kind("bad change", 3, (*operator).nonsense),
 		kind("two changes at once", 3, (*operator).both),
+		kind("changes while the leader changes", 3, (*operator).meanwhile),
 	}
 }
 
@@ -326,6 +327,29 @@ func (op *operator) both(via *member) bool {
 		return first
 	}
 	return kinds[op.w.rng.IntN(len(kinds))](op, other) && first
+}
+
+// meanwhile has leadership handed over and asks for changes while that goes on:
+// a new leader must take none before it has caught up with itself.
+func (op *operator) meanwhile(*member) bool {
+	w := op.w
+	l := w.leader()
+	if l == nil || w.now < l.pause {
+		return false
+	}
+	l.step(func(s *node.Stepper) {
+		if to := s.BestFollower(); to != 0 {
+			s.TransferLeader(to)
+		}
+	})
+	for range 5 {
+		w.after(w.between(0, 200*time.Millisecond), func() {
+			if via := op.via(); via != nil && !w.calm {
+				op.nonsense(via)
+			}
+		})
+	}
+	return true
 }
 
 // tidy ends what the operator left undone: members that are listed and whose host

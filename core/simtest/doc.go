@@ -9,6 +9,11 @@
 //   - member is one node.Member on a vfs.Mem that forgets what was not synced
 //     when it crashes; a crash may come between any two I/Os.
 //   - client runs one operation at a time and notes call, return and result.
+//   - operator adds, promotes, moves, removes and replaces members, as one more
+//     kind of thing that happens; joining.go has what core/node's goroutines and a
+//     supervisor do around that, addresses.go core/transport's rules about who is
+//     reached where, and who is told that it was removed.
+//   - truth is the committed history; its roster says who belongs to the cluster.
 //
 // # What is checked
 //
@@ -25,6 +30,12 @@
 //     other members.
 //   - Leases: never gone before the last answered renewal plus TTL on the fastest
 //     clock there may be; gone soon after when nobody renews.
+//   - Members: each change is carried out or refused alike on all members and by
+//     etcd's rules, and its caller is told so; lists and raft's voters are those of
+//     the history at every index, checkpoints included; raft makes nothing of no
+//     change; no id comes back; learners don't stand for election and are promoted
+//     only when they have something; who was removed stops, and finds out on its
+//     next start.
 //   - A damaged file is refused or another one stands in for it; a failed
 //     checkpoint stops nobody.
 //   - Once faults stop: every member catches up, every client is served.
@@ -39,5 +50,6 @@
 // # Left out
 //
 // The goroutines of node.Node, the transport's connections, gRPC: they have
-// tests of their own, and cmd/muster/e2e.
+// tests of their own, and cmd/muster/e2e. Nobody loses a disk and comes back under
+// the same id: who lost its disk is replaced.
 package simtest

@@ -52,15 +52,18 @@ type pair struct {
 }
 
 // programs says how to start each of the two.
-type programs struct{ etcd, ours []string }
+type programs struct {
+	etcd, ours []string
+	members    int // of Muster's cluster
+}
 
 func (c programs) start(ctx context.Context, home string) (_ *pair, err error) {
 	p := &pair{}
-	if p.etcd, err = startServer(ctx, "etcd", c.etcd, home); err != nil {
+	if p.etcd, err = startServer(ctx, "etcd", c.etcd, home, 1); err != nil {
 		return nil, err
 	}
 	p.etcd.model = newModel()
-	if p.ours, err = startServer(ctx, "muster", c.ours, home); err != nil {
+	if p.ours, err = startServer(ctx, "muster", c.ours, home, c.members); err != nil {
 		return nil, errors.Join(err, p.etcd.stop())
 	}
 	return p, nil

@@ -7,6 +7,9 @@
 //
 //	make differential TIME=5m SEED=7
 //
+// With ARGS=-members=3 Muster is a cluster of which each request goes to the next
+// member, once that has caught up: forwarded or not, the answer is to be the same.
+//
 // A failing tree is shrunk and printed with the command that shows it again,
 // make differential SEED=7 ARGS=-tree=123. make test has no etcd: there the
 // program is held against what etcd 3.7.3 answered when make differential-record

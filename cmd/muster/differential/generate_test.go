@@ -371,7 +371,10 @@ func (g generator) other() Step {
 	case 1:
 		return call(maintenanceService+"Status", &pb.StatusRequest{})
 	case 2:
-		return call(clusterService+"MemberList", &pb.MemberListRequest{Linearizable: g.one(2)})
+		if opts.members == 1 {
+			return call(clusterService+"MemberList", &pb.MemberListRequest{Linearizable: g.one(2)})
+		}
+		return call(maintenanceService+"Hash", &pb.HashRequest{})
 	case 3:
 		return call(authService+"AuthStatus", &pb.AuthStatusRequest{})
 	default:

@@ -69,7 +69,7 @@ func TestRecordWhatEtcdAnswers(t *testing.T) {
 	if opts.record == "" {
 		t.Skip("recorded by make differential-record alone")
 	}
-	etcd, err := startServer(t.Context(), "etcd", []string{opts.etcd}, scratch(t))
+	etcd, err := startServer(t.Context(), "etcd", []string{opts.etcd}, scratch(t), 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +91,7 @@ func TestRecordWhatEtcdAnswers(t *testing.T) {
 
 func TestMusterAnswersAsEtcdDidWhenItWasRecorded(t *testing.T) {
 	all := readGolden(t)
-	ours, err := startServer(t.Context(), "muster", musterCommand(t), scratch(t))
+	ours, err := startServer(t.Context(), "muster", musterCommand(t), scratch(t), 1)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -22,143 +24,200 @@ import (
 // patience bounds every single thing a server is asked for.
 const patience = 30 * time.Second
 
-// server is one running member and what a client knows of it.
+// server is what answers requests, and what a client knows of it: one member, or a
+// cluster of which each request goes to the next one.
 type server struct {
-	name         string
-	client, peer string // host:port
-	dir          string
-	cmd          *exec.Cmd
-	exited       chan struct{}
-	conn         *grpc.ClientConn
+	name    string
+	members []*member
+	next    int              // of members
+	conn    *grpc.ClientConn // to the one whose turn it is
 
 	rev, compactRev int64 // as of the last answer
 	compacting      bool  // since the last compaction nothing has waited for it
-	members         map[uint64]uint64
+	ids             map[uint64]uint64
 	leases          map[int64]int // ids that the server chose, numbered
 	chosen          []int64       // those of the program under way
 	model           *model        // judges its answers, if there is one
 	unlike          int64         // up to this revision, hashes may differ
 }
 
-// startServer starts a program that takes etcd's flags and waits until it serves.
-func startServer(ctx context.Context, name string, command []string, home string) (_ *server, err error) {
-	dir, err := os.MkdirTemp(home, name+"-")
-	if err != nil {
-		return nil, err
-	}
-	s := &server{name: name, dir: dir, exited: make(chan struct{}), members: map[uint64]uint64{}, leases: map[int64]int{}}
+// member is one process.
+type member struct {
+	client, peer string // host:port
+	dir          string
+	cmd          *exec.Cmd
+	exited       chan struct{} // closed once it has ended
+	conn         *grpc.ClientConn
+}
+
+// startServer starts members of a program that takes etcd's flags and waits until they serve.
+func startServer(ctx context.Context, name string, command []string, home string, members int) (_ *server, err error) {
+	s := &server{name: name, rev: 1, compactRev: -1, ids: map[uint64]uint64{}, leases: map[int64]int{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.stop())
 		}
 	}()
-	if s.client, err = freeAddr(); err != nil {
-		return nil, err
+	var initial []string
+	for i := range members {
+		m := &member{}
+		if m.dir, err = os.MkdirTemp(home, name+"-"); err != nil {
+			return nil, err
+		}
+		s.members = append(s.members, m)
+		if m.client, err = freeAddr(); err != nil {
+			return nil, err
+		}
+		if m.peer, err = freeAddr(); err != nil {
+			return nil, err
+		}
+		initial = append(initial, fmt.Sprintf("m%d=http://%s", i, m.peer))
 	}
-	if s.peer, err = freeAddr(); err != nil {
-		return nil, err
+	for i, m := range s.members {
+		if err := m.start(fmt.Sprintf("m%d", i), command, strings.Join(initial, ",")); err != nil {
+			return nil, err
+		}
 	}
-	log, err := os.Create(s.logFile())
+	for _, m := range s.members {
+		if err := m.await(ctx); err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	s.conn = s.members[0].conn
+	list, err := pb.NewClusterClient(s.conn).MemberList(ctx, &pb.MemberListRequest{Linearizable: true})
 	if err != nil {
 		return nil, err
 	}
-	defer log.Close()
-	client, peer := "http://"+s.client, "http://"+s.peer
-	args := append(command[1:len(command):len(command)],
-		"--name=one", "--data-dir="+filepath.Join(dir, "data"),
-		"--listen-client-urls="+client, "--advertise-client-urls="+client,
-		"--listen-peer-urls="+peer, "--initial-advertise-peer-urls="+peer, "--initial-cluster=one="+peer,
-		"--unsafe-no-fsync", "--log-level=warn")
-	s.cmd = exec.Command(command[0], args...)
-	s.cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
-	s.cmd.Stdout, s.cmd.Stderr = log, log
-	s.cmd.SysProcAttr = program.WithParent()
-	if err := s.cmd.Start(); err != nil {
-		s.cmd = nil
-		return nil, err
+	for _, m := range list.Members {
+		s.ids[m.ID] = firstMember
 	}
-	go func() {
-		_ = s.cmd.Wait() // how it ended is in ProcessState
-		close(s.exited)
-	}()
-	s.conn, err = grpc.NewClient("passthrough:///"+s.client, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(newCodec()), grpc.MaxCallRecvMsgSize(1<<30), grpc.MaxCallSendMsgSize(1<<30)))
-	if err != nil {
-		return nil, err
-	}
-	return s, s.await(ctx)
+	return s, nil
 }
 
-// await returns once the server answers linearizable reads.
-func (s *server) await(ctx context.Context) error {
+func (m *member) start(name string, command []string, initial string) error {
+	log, err := os.Create(m.logFile())
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	client, peer := "http://"+m.client, "http://"+m.peer
+	args := append(command[1:len(command):len(command)],
+		"--name="+name, "--data-dir="+filepath.Join(m.dir, "data"), "--listen-client-urls="+client, "--advertise-client-urls="+client,
+		"--listen-peer-urls="+peer, "--initial-advertise-peer-urls="+peer, "--initial-cluster="+initial,
+		"--unsafe-no-fsync", "--log-level=warn")
+	cmd := exec.Command(command[0], args...)
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = program.WithParent()
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	m.cmd, m.exited = cmd, make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // how it ended is in ProcessState
+		close(m.exited)
+	}()
+	m.conn, err = grpc.NewClient("passthrough:///"+m.client, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(newCodec()), grpc.MaxCallRecvMsgSize(1<<30), grpc.MaxCallSendMsgSize(1<<30)))
+	return err
+}
+
+// await returns once the member answers linearizable reads.
+func (m *member) await(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	again := time.NewTicker(5 * time.Millisecond)
 	defer again.Stop()
 	for {
-		_, err := pb.NewKVClient(s.conn).Range(ctx, &pb.RangeRequest{Key: []byte("a")})
+		err := m.barrier(ctx)
 		if err == nil {
-			break
+			return nil
 		}
-		s.conn.ResetConnectBackoff()
+		m.conn.ResetConnectBackoff()
 		select {
 		case <-again.C:
-		case <-s.exited:
-			return fmt.Errorf("%s ended: %v\n%s", s.name, s.cmd.ProcessState, s.logTail())
+		case <-m.exited:
+			return fmt.Errorf("it ended: %v\n%s", m.cmd.ProcessState, m.logTail())
 		case <-ctx.Done():
-			return fmt.Errorf("%s doesn't serve: %w\n%s", s.name, err, s.logTail())
+			return fmt.Errorf("it doesn't serve: %w\n%s", err, m.logTail())
 		}
 	}
-	list, err := pb.NewClusterClient(s.conn).MemberList(ctx, &pb.MemberListRequest{})
-	if err != nil {
-		return err
+}
+
+// barrier returns once the member has applied what was acknowledged by any.
+func (m *member) barrier(ctx context.Context) error {
+	_, err := pb.NewKVClient(m.conn).Range(ctx, &pb.RangeRequest{Key: []byte("a")})
+	return err
+}
+
+// turn has the next member answer.
+func (s *server) turn(ctx context.Context) error {
+	if len(s.members) == 1 {
+		return nil
 	}
-	s.members[list.Members[0].ID] = firstMember
-	s.rev, s.compactRev = 1, -1
-	return nil
+	s.next = (s.next + 1) % len(s.members)
+	s.conn = s.member().conn
+	return s.member().barrier(ctx)
+}
+
+// member is the one whose turn it is.
+func (s *server) member() *member { return s.members[s.next] }
+
+// catchUp sees to it that a member whose turn it is not has applied what others have acknowledged.
+func (s *server) catchUp(ctx context.Context, m *member) error {
+	if m == s.member() {
+		return nil
+	}
+	return m.barrier(ctx)
 }
 
 // firstMember is what the server's own member id is taken for; those of others count on from there.
 const firstMember = 1000
 
-// running tells whether the process still lives.
-func (s *server) running() bool {
-	select {
-	case <-s.exited:
-		return false
-	default:
-		return true
-	}
-}
+// running tells whether all processes still live.
+func (s *server) running() bool { return !s.endsWithin(0) }
 
-// gone tells whether the process has ended, once it doesn't answer any more: it
+// gone tells whether a process has ended, once it doesn't answer any more: it
 // may take a moment over that.
-func (s *server) gone() bool {
-	select {
-	case <-s.exited:
-		return true
-	case <-time.After(3 * time.Second):
-		return false
+func (s *server) gone() bool { return s.endsWithin(3 * time.Second) }
+
+func (s *server) endsWithin(d time.Duration) bool {
+	patience := time.After(d)
+	for _, m := range s.members {
+		select {
+		case <-m.exited:
+			return true
+		default:
+		}
+		select {
+		case <-m.exited:
+			return true
+		case <-patience:
+			patience = time.After(0)
+		}
 	}
+	return false
 }
 
 // stop ends the server and removes its data.
-func (s *server) stop() error {
-	if s.conn != nil {
-		_ = s.conn.Close() // there is nobody to tell
+func (s *server) stop() (err error) {
+	for _, m := range s.members {
+		if m.conn != nil {
+			_ = m.conn.Close() // there is nobody to tell
+		}
+		if m.cmd != nil {
+			_ = m.cmd.Process.Kill() // it may be gone
+			<-m.exited
+		}
+		err = errors.Join(err, os.RemoveAll(m.dir))
 	}
-	if s.cmd != nil {
-		_ = s.cmd.Process.Kill() // it may be gone
-		<-s.exited
-	}
-	return os.RemoveAll(s.dir)
+	return err
 }
 
-func (s *server) logFile() string { return filepath.Join(s.dir, "log") }
+func (m *member) logFile() string { return filepath.Join(m.dir, "log") }
 
-// logTail is what the server said last.
-func (s *server) logTail() string {
-	b, err := os.ReadFile(s.logFile())
+func (m *member) logTail() string {
+	b, err := os.ReadFile(m.logFile())
 	if err != nil {
 		return err.Error()
 	}
@@ -166,14 +225,29 @@ func (s *server) logTail() string {
 	return strings.Join(lines[max(0, len(lines)-30):], "\n")
 }
 
-// freeAddr is a loopback address that nobody listens on.
-func freeAddr() (string, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+// logTail is what the members said last.
+func (s *server) logTail() string {
+	var tails []string
+	for _, m := range s.members {
+		tails = append(tails, m.logTail())
 	}
-	defer ln.Close()
-	return ln.Addr().String(), nil
+	return strings.Join(tails, "\n")
+}
+
+// freeAddr is a loopback address that nobody listens on, below the ports that the
+// system gives to outgoing connections.
+func freeAddr() (string, error) {
+	for {
+		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(12000)))
+		if errors.Is(err, syscall.EADDRINUSE) {
+			continue
+		}
+		if err != nil {
+			return "", err
+		}
+		defer ln.Close()
+		return ln.Addr().String(), nil
+	}
 }
 
 // scratch is a folder for the servers' data, in memory where there is such a place.

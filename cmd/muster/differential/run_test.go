@@ -41,7 +41,8 @@ type run struct {
 	*server
 	life    context.Context // of the program's streams
 	streams map[int]*watchStream
-	renew   grpc.ClientStream
+	renew   grpc.ClientStream // of keep-alives
+	renewer *member           // where that was opened
 }
 
 // run takes a program through the server and leaves it without keys and leases.
@@ -108,8 +109,11 @@ func (r *run) step(ctx context.Context, step Step) (answer, error) {
 	if step.Method == pauseMethod {
 		return r.awaitExpiry(ctx)
 	}
+	if err := r.turn(ctx); err != nil {
+		return answer{}, err
+	}
 	request := resolve(step.Request, r.value)
-	resolveMembers(request, r.members)
+	resolveMembers(request, r.ids)
 	if watch, ok := request.(*pb.WatchRequest); ok {
 		return r.watchStep(ctx, step.Stream, watch)
 	}
@@ -136,7 +140,7 @@ func (r *run) step(ctx context.Context, step Step) (answer, error) {
 	}
 	var text string
 	if step.Method == keepAliveMethod {
-		text, err = r.keepAlive(wire)
+		text, err = r.keepAlive(ctx, wire)
 	} else {
 		text, err = r.call(ctx, step, request, wire)
 	}
@@ -213,8 +217,8 @@ func (s *server) note(request, response proto.Message) {
 			s.chosen = append(s.chosen, resp.ID)
 		}
 	case *pb.MemberAddResponse:
-		if _, known := s.members[resp.Member.ID]; !known {
-			s.members[resp.Member.ID] = firstMember + uint64(len(s.members))
+		if _, known := s.ids[resp.Member.ID]; !known {
+			s.ids[resp.Member.ID] = firstMember + uint64(len(s.ids))
 		}
 	}
 }
@@ -262,13 +266,16 @@ func (s *server) serverStream(ctx context.Context, full string, m method, wire a
 }
 
 // keepAlive renews over the program's one stream for that.
-func (r *run) keepAlive(wire any) (string, error) {
+func (r *run) keepAlive(ctx context.Context, wire any) (string, error) {
 	if r.renew == nil {
 		stream, err := r.conn.NewStream(r.life, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, keepAliveMethod)
 		if err != nil {
 			return "", err
 		}
-		r.renew = stream
+		r.renew, r.renewer = stream, r.member()
+	}
+	if err := r.catchUp(ctx, r.renewer); err != nil {
+		return "", err
 	}
 	if err := r.renew.SendMsg(wire); err != nil && !errors.Is(err, io.EOF) {
 		return "", err
@@ -434,15 +441,15 @@ func sortMembers(all []*pb.Member) {
 
 // replaceNames puts numbers for member ids and words for the server's addresses.
 func (s *server) replaceNames(m protoreflect.Message) {
-	names := []string{s.client, "client", s.peer, "peer"}
-	for id, n := range s.members {
+	names := []string{s.members[0].client, "client", s.members[0].peer, "peer"}
+	for id, n := range s.ids {
 		names = append(names, fmt.Sprint(id), fmt.Sprint(n))
 	}
 	words := strings.NewReplacer(names...)
 	eachScalar(m, func(fd protoreflect.FieldDescriptor, v protoreflect.Value) protoreflect.Value {
 		switch fd.Kind() {
 		case protoreflect.Uint64Kind:
-			if n, ok := s.members[v.Uint()]; ok {
+			if n, ok := s.ids[v.Uint()]; ok {
 				return protoreflect.ValueOfUint64(n)
 			}
 		case protoreflect.StringKind:
@@ -453,10 +460,10 @@ func (s *server) replaceNames(m protoreflect.Message) {
 }
 
 // resolveMembers puts the members' ids into a request.
-func resolveMembers(m proto.Message, members map[uint64]uint64) {
+func resolveMembers(m proto.Message, ids map[uint64]uint64) {
 	eachScalar(m.ProtoReflect(), func(fd protoreflect.FieldDescriptor, v protoreflect.Value) protoreflect.Value {
 		if fd.Kind() == protoreflect.Uint64Kind {
-			for id, n := range members {
+			for id, n := range ids {
 				if n == v.Uint() {
 					return protoreflect.ValueOfUint64(id)
 				}

@@ -18,6 +18,7 @@ import (
 // business; what each watcher hears, and in which order, is not.
 type watchStream struct {
 	*server
+	home      *member // where it was opened
 	number    int
 	stream    grpc.ClientStream
 	responses chan *pb.WatchResponse
@@ -43,7 +44,7 @@ func (r *run) watchStream(n int) (*watchStream, error) {
 		return nil, err
 	}
 	w := &watchStream{
-		server: r.server, number: n, stream: stream, responses: make(chan *pb.WatchResponse, 1024), ended: make(chan struct{}),
+		server: r.server, home: r.member(), number: n, stream: stream, responses: make(chan *pb.WatchResponse, 1024), ended: make(chan struct{}),
 		live: map[int64]int64{}, told: map[int64][]string{}, last: map[int64]int64{}, partial: map[int64]bool{},
 	}
 	go func() {
@@ -69,6 +70,9 @@ func (r *run) watchStream(n int) (*watchStream, error) {
 func (r *run) watchStep(ctx context.Context, n int, m *pb.WatchRequest) (answer, error) {
 	w, err := r.watchStream(n)
 	if err != nil {
+		return answer{}, err
+	}
+	if err := r.catchUp(ctx, w.home); err != nil {
 		return answer{}, err
 	}
 	expect := false

@@ -47,5 +47,8 @@
 // an error). A put with ignore_value whose key an overlapping delete of the same
 // txn has just removed starts from an empty value (etcd crashes). keys_only
 // leaves out the lease with every sort target (etcd keeps it when sorting by
-// value). NOSPACE clears itself.
+// value). A range with a sort target but no order is sorted before it is cut to
+// its limit (etcd cuts first). NOSPACE clears itself.
+//
+// cmd/muster/differential finds such differences, and lists them with the wire's own.
 package machine

@@ -74,7 +74,7 @@ func TestEtcdAndMusterAnswerAlike(t *testing.T) {
 	if opts.etcd == "" {
 		t.Skip("no etcd to compare with: make differential builds it")
 	}
-	c := &campaign{t: t, home: scratch(t), until: time.Now().Add(opts.time)}
+	c := &campaign{t: t, home: scratch(t)}
 	c.programs = programs{etcd: []string{opts.etcd}, ours: musterCommand(t), members: opts.members}
 	c.mu.excused = map[string]int{}
 	if opts.tree >= 0 {
@@ -84,6 +84,7 @@ func TestEtcdAndMusterAnswerAlike(t *testing.T) {
 	if opts.members == 1 {
 		c.scripts(t.Context())
 	}
+	c.until = time.Now().Add(opts.time)
 	var wg sync.WaitGroup
 	for range opts.workers {
 		wg.Go(func() { c.work(t.Context()) })

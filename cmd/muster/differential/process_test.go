@@ -52,7 +52,7 @@ type member struct {
 
 // startServer starts members of a program that takes etcd's flags and waits until they serve.
 func startServer(ctx context.Context, name string, command []string, home string, members int) (_ *server, err error) {
-	s := &server{name: name, rev: 1, compactRev: -1, ids: map[uint64]uint64{}, leases: map[int64]int{}}
+	s := &server{name: name, rev: 1, compactRev: -1, unlike: -2, ids: map[uint64]uint64{}, leases: map[int64]int{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.stop())

@@ -170,15 +170,16 @@ func (s *server) call(ctx context.Context, step Step, request proto.Message, wir
 	}
 	response := m.response.New().Interface()
 	err := s.conn.Invoke(ctx, full, wire, response)
+	sent, readable := asSent(request, wire)
 	text := ""
 	if err != nil {
 		if text, err = s.refusal(err); err != nil {
 			return "", err
 		}
 	} else {
-		s.note(request, response)
+		s.note(sent, response)
 	}
-	if sent, ok := asSent(request, wire); ok && s.model != nil {
+	if readable && s.model != nil {
 		s.model.check(s, step, sent, response, text)
 	}
 	if text == "" {
@@ -401,11 +402,11 @@ func (s *server) normalise(m proto.Message) {
 		for _, n := range []*uint64{&r.RaftIndex, &r.RaftAppliedIndex, &r.RaftTerm} {
 			*n = min(*n, 1)
 		}
-		if r.StorageVersion == "" {
-			r.StorageVersion = "3.7.0" // etcd: a few seconds after its start
+		if r.StorageVersion == "" || r.StorageVersion == "3.5.0" {
+			r.StorageVersion = "3.7.0" // etcd's is that a few seconds after its start
 		}
 	case *pb.HashKVResponse:
-		if s.unlike > r.CompactRevision {
+		if s.unlike >= r.CompactRevision {
 			r.Hash = min(r.Hash, 1)
 		}
 	case *pb.HashResponse:

@@ -11,7 +11,7 @@ ONLY     ?= .
 KILLS    ?= 200
 LINT    := $(GO) tool -modfile=.ci/tools.mod golangci-lint
 
-.PHONY: build deps test race sim sim-shrink sim-mutants sim-crash sim-soak kills chaos fuzz recipes-chaos compat differential differential-record bench bench-etcd lint cluster check clean
+.PHONY: build deps test race sim sim-shrink sim-mutants sim-crash sim-soak kills chaos fuzz recipes-chaos overload compat differential differential-record bench bench-etcd lint cluster check clean
 
 build: ## one static binary in bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/muster ./cmd/muster
@@ -63,6 +63,9 @@ fuzz: ## each fuzz target for ten seconds; make fuzz FUZZTIME=2m ONLY=FuzzConfig
 
 recipes-chaos: ## locks and elections while members, clients and wires are maltreated: make recipes-chaos TIME=5m
 	$(GO) test ./cmd/muster/e2e -run TestLocksAndElections -v -count=1 -timeout 0 -args -recipes=$(TIME) $(ARGS)
+
+overload: ## ten times the writes that one member, and three, take on, for a minute: make overload TIME=1m
+	$(GO) test ./cmd/muster/e2e -run TestOverload -v -count=1 -timeout 0 -args -overload=$(if $(filter-out file,$(origin TIME)),$(TIME),1m)
 
 compat: deps ## etcd's own client and command line against the binary
 	$(GO) test -count=1 -timeout 10m ./cmd/muster/e2e

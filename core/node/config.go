@@ -65,6 +65,8 @@ type Config struct {
 	// little (default 16 MiB).
 	KeepBytes int
 
+	// MaxPending is how many client commands may wait for their result before more are refused (default 20,000).
+	MaxPending     int
 	RequestTimeout time.Duration // default 5 s + 2 election time-outs, as etcd
 
 	Logger  *slog.Logger
@@ -125,6 +127,9 @@ func (c *Config) setDefaults() error {
 	}
 	if c.Ask == nil {
 		c.Ask = askPeer
+	}
+	if c.MaxPending == 0 {
+		c.MaxPending = 20_000
 	}
 	if c.RequestTimeout == 0 {
 		c.RequestTimeout = 5*time.Second + 2*c.electionTimeout()

@@ -18,9 +18,10 @@ type inbox struct {
 	open    *Batch // last of batches, still taking commands
 	events  []event
 
-	waiters map[uint64]*waiter
-	pending int // bytes of client commands that wait for their result
-	closed  error
+	waiters    map[uint64]*waiter
+	maxPending int // client commands without a result yet
+	pending    int // bytes of them
+	closed     error
 
 	read *barrier // read barrier that callers may still join
 
@@ -56,11 +57,10 @@ type barrier struct {
 const (
 	maxBatchBytes   = 1 << 20  // an entry takes commands up to here
 	maxPendingBytes = 64 << 20 // of client commands without a result yet
-	maxPending      = 20_000   // client commands without a result yet
 )
 
-func newInbox(firstID uint64) *inbox {
-	return &inbox{wake: make(chan struct{}, 1), waiters: map[uint64]*waiter{}, lastSize: 4 << 10, nextID: firstID}
+func newInbox(firstID uint64, maxPending int) *inbox {
+	return &inbox{wake: make(chan struct{}, 1), waiters: map[uint64]*waiter{}, maxPending: maxPending, lastSize: 4 << 10, nextID: firstID}
 }
 
 func (b *inbox) signal() {
@@ -80,8 +80,8 @@ func (b *inbox) propose(c *machine.Command, w *waiter) (uint64, error) {
 		b.mu.Unlock()
 		return 0, b.closed
 	}
-	if len(b.waiters) >= maxPending || b.pending+len(c.Body) > maxPendingBytes {
-		if c.Kind != machine.LeaseRevoke || len(b.waiters) >= 2*maxPending {
+	if len(b.waiters) >= b.maxPending || b.pending+len(c.Body) > maxPendingBytes {
+		if c.Kind != machine.LeaseRevoke || len(b.waiters) >= 2*b.maxPending {
 			b.mu.Unlock()
 			return 0, ErrTooManyRequests
 		}
@@ -111,14 +111,15 @@ func (b *inbox) id() uint64 {
 	return id
 }
 
-// register adds a waiter for something that is not a command.
+// register adds a waiter for something that is not a command. Lease renewals
+// thus have as much room as commands have, and commands can't shut them out.
 func (b *inbox) register(w *waiter) (uint64, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed != nil {
 		return 0, b.closed
 	}
-	if len(b.waiters) >= 2*maxPending {
+	if len(b.waiters) >= 2*b.maxPending {
 		return 0, ErrTooManyRequests
 	}
 	id := b.nextID

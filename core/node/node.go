@@ -108,7 +108,7 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 		n.hub = watch.NewHub(v.KV.Rev(), func() *mvcc.View { return m.View().KV }, cfg.Watch)
 		return n.hub
 	}, func(firstID uint64) func() uint64 {
-		n.inbox = newInbox(firstID)
+		n.inbox = newInbox(firstID, cfg.MaxPending)
 		return n.inbox.id
 	})
 	if err != nil {

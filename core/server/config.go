@@ -31,6 +31,7 @@ type Config struct {
 	QuotaBackendBytes                        int64 // 0: 2 GiB
 	MaxTxnOps, MaxRequestBytes               uint
 	MaxConcurrentStreams                     uint32
+	MaxPendingRequests                       uint // writes under way before more are refused
 	// StrictReconfigCheck refuses membership changes that could cost the quorum.
 	StrictReconfigCheck                         bool
 	MaxLearners                                 uint
@@ -85,6 +86,7 @@ func Default() Config {
 		MaxTxnOps:                   128,
 		MaxRequestBytes:             1536 * 1024,
 		MaxConcurrentStreams:        1 << 16,
+		MaxPendingRequests:          20_000,
 		StrictReconfigCheck:         true,
 		MaxLearners:                 1,
 		AutoCompactionMode:          "periodic",

@@ -104,6 +104,7 @@ func (c *Config) AddFlags(fs *pflag.FlagSet) *Flags {
 	fs.UintVar(&c.MaxTxnOps, "max-txn-ops", c.MaxTxnOps, "operations allowed in a txn")
 	fs.UintVar(&c.MaxRequestBytes, "max-request-bytes", c.MaxRequestBytes, "bytes allowed in a request")
 	fs.Var(streamCount{&c.MaxConcurrentStreams}, "max-concurrent-streams", "calls a client connection may have open at a time")
+	fs.UintVar(&c.MaxPendingRequests, "max-pending-requests", c.MaxPendingRequests, "writes this member takes on at a time; more are refused as \"too many requests\"")
 	fs.BoolVar(&c.StrictReconfigCheck, "strict-reconfig-check", c.StrictReconfigCheck, "refuse membership changes that could cost the quorum")
 	fs.UintVar(&c.MaxLearners, "max-learners", c.MaxLearners, "learners a new cluster may have at a time")
 	fs.StringVar(&c.AutoCompactionMode, "auto-compaction-mode", c.AutoCompactionMode, "periodic or revision")

@@ -82,7 +82,7 @@ func (c *Config) startAttrs(versionLine string) []any {
 		"listen-metrics-urls", c.ListenMetricsURLs,
 		"initial-cluster", c.InitialCluster, "initial-cluster-state", c.InitialClusterState, "initial-cluster-token", c.InitialClusterToken,
 		"quota-backend-bytes", c.QuotaBackendBytes, "max-request-bytes", c.MaxRequestBytes, "max-txn-ops", c.MaxTxnOps,
-		"max-concurrent-streams", c.MaxConcurrentStreams,
+		"max-concurrent-streams", c.MaxConcurrentStreams, "max-pending-requests", c.MaxPendingRequests,
 		"auto-compaction-mode", c.AutoCompactionMode, "auto-compaction-retention", c.AutoCompactionRetention,
 		"unsafe-no-fsync", c.UnsafeNoFsync, "dns-listen", c.DNSListen, "dns-zone", c.DNSZone,
 	}

@@ -68,6 +68,7 @@ func nodeConfig(c *Config, peers []net.Listener, in *ops.Instruments) (node.Conf
 		NoSync: c.UnsafeNoFsync,
 
 		NoStrictReconfig: !c.StrictReconfigCheck,
+		MaxPending:       int(c.MaxPendingRequests),
 
 		Logger: c.Logger,
 		Metrics: node.Metrics{

@@ -136,6 +136,9 @@ func (c *Config) validateLimits() []error {
 	if c.MaxConcurrentStreams == 0 {
 		bad("max-concurrent-streams", "must be above 0")
 	}
+	if c.MaxPendingRequests == 0 || c.MaxPendingRequests > 1<<20 {
+		bad("max-pending-requests", "%d is not between 1 and %d", c.MaxPendingRequests, 1<<20)
+	}
 	if c.Metrics != "basic" && c.Metrics != "extensive" {
 		bad("metrics", "%q is neither \"basic\" nor \"extensive\"", c.Metrics)
 	}

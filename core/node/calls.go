@@ -40,6 +40,12 @@ func (n *Node) Propose(ctx context.Context, kind machine.Kind, body []byte, user
 	return res, res.Err
 }
 
+// Room is how many more writes this member takes on at the moment, out of how many.
+func (n *Node) Room() (free, of int) {
+	of = n.inbox.maxPending
+	return of - int(n.inbox.waiting.Load()), of
+}
+
 // wait blocks until the waiter has its result or the caller gives up. The
 // waiter may be used again by its caller only if no error comes back, which
 // leaves the result in it; an error that is the waiter's result is returned.

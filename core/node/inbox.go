@@ -2,6 +2,7 @@ package node
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/musterhq/muster/core/machine"
@@ -19,8 +20,9 @@ type inbox struct {
 	events  []event
 
 	waiters    map[uint64]*waiter
-	maxPending int // client commands without a result yet
-	pending    int // bytes of them
+	maxPending int          // client commands without a result yet
+	pending    int          // bytes of them
+	waiting    atomic.Int64 // len(waiters), for those who only look
 	closed     error
 
 	read *barrier // read barrier that callers may still join
@@ -92,6 +94,7 @@ func (b *inbox) propose(c *machine.Command, w *waiter) (uint64, error) {
 	w.size = len(c.Body)
 	b.pending += w.size
 	b.waiters[id] = w
+	b.waiting.Add(1)
 	if b.open == nil || (len(b.open.Data)+len(c.Body) > maxBatchBytes && len(b.open.IDs) > 0) {
 		b.open = NewBatch(max(b.lastSize, len(c.Body)+128), w.deadline)
 		b.batches = append(b.batches, b.open)
@@ -125,6 +128,7 @@ func (b *inbox) register(w *waiter) (uint64, error) {
 	id := b.nextID
 	b.nextID++
 	b.waiters[id] = w
+	b.waiting.Add(1)
 	return id, nil
 }
 
@@ -137,6 +141,7 @@ func (b *inbox) forget(id uint64) bool {
 	if ok {
 		b.pending -= w.size
 		delete(b.waiters, id)
+		b.waiting.Add(-1)
 	}
 	return ok
 }
@@ -182,6 +187,7 @@ func (b *inbox) complete(results []machine.Result) {
 			continue
 		}
 		delete(b.waiters, results[i].ID)
+		b.waiting.Add(-1)
 		b.pending -= w.size
 		w.result = results[i]
 		w.ch <- struct{}{}
@@ -201,6 +207,7 @@ func (b *inbox) finish(done []Completion) {
 			continue
 		}
 		delete(b.waiters, c.ID)
+		b.waiting.Add(-1)
 		b.pending -= w.size
 		w.result = machine.Result{ID: c.ID, Err: c.Err}
 		w.lease = c.Lease
@@ -216,6 +223,7 @@ func (b *inbox) overdue(now time.Duration) {
 	for id, w := range b.waiters {
 		if w.deadline < now {
 			delete(b.waiters, id)
+			b.waiting.Add(-1)
 			b.pending -= w.size
 			w.result = machine.Result{ID: id, Err: ErrTimeout}
 			w.ch <- struct{}{}
@@ -233,6 +241,7 @@ func (b *inbox) close(err error) {
 	b.closed = err
 	for id, w := range b.waiters {
 		delete(b.waiters, id)
+		b.waiting.Add(-1)
 		w.result = machine.Result{ID: id, Err: err}
 		w.ch <- struct{}{}
 	}

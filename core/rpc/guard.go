@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -26,6 +27,8 @@ type guard struct {
 	log     *slog.Logger
 	warn    time.Duration
 	streams streamSet
+	entry   *admission
+	logged  logBudget
 }
 
 // method finds the table's row; a method without one is refused.
@@ -71,6 +74,7 @@ func (g *guard) hot(full string, serve func(ctx context.Context, decode func(any
 		return nil, err
 	}
 	return func(_ any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+		g.entry.begin(full)
 		start := time.Now()
 		m.started.Inc()
 		m.received.Inc()
@@ -95,8 +99,24 @@ func (g *guard) finish(ctx context.Context, m *method, start time.Time, err erro
 	m.done(err, took)
 	if took > g.warn && g.warn > 0 {
 		g.metrics.slow.Inc()
-		g.logSlow(ctx, m, start, took, err)
+		if g.logged.spend(start) {
+			g.logSlow(ctx, m, start, took, err)
+		}
 	}
+}
+
+// logBudget bounds how much is logged of what may happen to every request at
+// once: when all are slow, writing that down must not make them slower. The
+// counter has them all.
+type logBudget struct{ second, spent atomic.Int64 }
+
+const slowLogged = 20 // a second
+
+func (b *logBudget) spend(now time.Time) bool {
+	if s := now.Unix(); b.second.Swap(s) != s {
+		b.spent.Store(0)
+	}
+	return b.spent.Add(1) <= slowLogged
 }
 
 // logSlow writes etcd's "request stats" line, without the request's content:
@@ -263,6 +283,7 @@ func (g *guard) watchLeader(ctx context.Context, every time.Duration) {
 			return
 		case <-t.C:
 		}
+		g.entry.settle()
 		if g.node.Leader() != 0 {
 			missing = 0
 			continue

@@ -43,6 +43,8 @@ type Config struct {
 	MaxTxnOps            int    // default 128
 	MaxRequestBytes      int    // default 1.5 MiB
 	MaxConcurrentStreams uint32 // per connection, default 65536
+	// Room tells how many more writes the member takes on, out of how many. Nil: any number.
+	Room func() (free, of int)
 	// ElectionTimeout sets the shortest lease and how soon streams that
 	// insist on a leader end. Default 1 s.
 	ElectionTimeout time.Duration
@@ -104,6 +106,9 @@ func (c *Config) defaults() error {
 	if c.MaxConcurrentStreams == 0 {
 		c.MaxConcurrentStreams = DefaultMaxConcurrentStreams
 	}
+	if c.Room == nil {
+		c.Room = func() (int, int) { return math.MaxInt, math.MaxInt }
+	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -140,6 +145,7 @@ func NewServer(cfg Config) (*Server, error) {
 		g.methods[r.full] = r
 	}
 
+	g.entry = newAdmission(cfg.Room, g.methods)
 	s := &Server{grpc: grpc.NewServer(options(cfg, g)...), health: health.NewServer(), guard: g}
 	if err := s.register(cfg, g); err != nil {
 		s.grpc.Stop()
@@ -168,6 +174,7 @@ const (
 func options(cfg Config, g *guard) []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.ForceServerCodecV2(newCodec()),
+		grpc.InTapHandle(g.entry.tap),
 		grpc.UnaryInterceptor(g.unary),
 		grpc.StreamInterceptor(g.stream),
 		grpc.MaxRecvMsgSize(cfg.MaxRequestBytes + grpcOverhead),

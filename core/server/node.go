@@ -21,6 +21,8 @@ type Node interface {
 	ID() uint64
 	ClusterID() uint64
 	Hub() *watch.Hub
+	// Room is how many more writes the member takes on, out of how many.
+	Room() (free, of int)
 	// WaitReady returns once the member serves: it knows a leader and has
 	// caught up.
 	WaitReady(ctx context.Context) error

@@ -135,6 +135,7 @@ func (s *Server) rpcConfig(registry *prometheus.Registry) rpc.Config {
 		MaxTxnOps:            int(s.cfg.MaxTxnOps),
 		MaxRequestBytes:      int(s.cfg.MaxRequestBytes),
 		MaxConcurrentStreams: s.cfg.MaxConcurrentStreams,
+		Room:                 s.node.Room,
 		ElectionTimeout:      s.cfg.ElectionTimeout,
 		WarnAfter:            s.cfg.WarningUnaryRequestDuration,
 		LatencyHistogram:     s.cfg.Metrics == "extensive",

@@ -19,6 +19,9 @@ func TestMain(m *testing.M) {
 	if spec := os.Getenv(recipeWorkerEnv); spec != "" {
 		os.Exit(recipeWorker(spec)) // a client process of the recipes' tests
 	}
+	if spec := os.Getenv(floodEnv); spec != "" {
+		os.Exit(floodWorker(spec)) // the crowd of the overload tests
+	}
 	flag.Parse()
 	os.Exit(run(m))
 }

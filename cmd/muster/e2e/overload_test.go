@@ -2,12 +2,14 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,6 +25,7 @@ import (
 
 	"github.com/musterhq/muster/cmd/muster/bench/h2load"
 	resources "github.com/musterhq/muster/cmd/muster/bench/process"
+	"github.com/musterhq/muster/cmd/muster/e2e/program"
 	"github.com/musterhq/muster/sdk"
 )
 
@@ -76,12 +79,18 @@ func overloaded(t *testing.T, members int, crowd crowd) {
 	recovered := time.Since(began)
 	tenants.stop()
 
-	const refusal = "ResourceExhausted: etcdserver: too many requests"
-	t.Logf("bearable: %.0f writes/s; %d clients in %v: %.0f/s acknowledged, %.0f/s asked for, failures %v", bearable.PerSecond(),
-		clients, crowd.duration, report.PerSecond(), float64(report.Begun)/report.Elapsed.Seconds(), report.Errors)
+	const refusal, late = "ResourceExhausted: etcdserver: too many requests", "Unavailable: etcdserver: request timed out"
+	t.Logf("bearable: %.0f writes/s; %d clients in %v: %.0f/s acknowledged, %.0f/s asked for, failures %v", bearable.perSecond(bearable.Done),
+		clients, crowd.duration, report.perSecond(report.Done), report.perSecond(report.Begun), report.Errors)
 	t.Logf("%v; a write is acknowledged %v after the end", tenants, recovered.Round(time.Millisecond))
-	if report.Errors[refusal] == 0 || len(report.Errors) > 1 {
-		t.Errorf("the crowd's failures were %v, want %q and nothing else", report.Errors, refusal)
+	if report.Errors[refusal] == 0 {
+		t.Error("nothing was refused: that was no overload")
+	}
+	for what, n := range report.Errors {
+		// What was let in may take too long, if there is little processor time to be had.
+		if what != refusal && what != late {
+			t.Errorf("%d of the crowd's writes ended with %q", n, what)
+		}
 	}
 	st := must[*clientv3.StatusResponse](t)(memberStatus(t, admin, leader))
 	if st.RaftTerm != term || st.Leader != st.Header.MemberId {
@@ -124,31 +133,84 @@ func overloaded(t *testing.T, members int, crowd crowd) {
 
 const floodValue = 256
 
+// floodEnv makes the test's program a crowd: a process of its own, so that the
+// tenants' measurements are not those of a busy client.
+const floodEnv = "MUSTER_E2E_FLOOD"
+
+type floodSpec struct {
+	Addrs    []string
+	Prefix   string
+	Clients  int
+	Duration time.Duration
+}
+
+// floodReport is what it prints.
+type floodReport struct {
+	Begun, Done uint64
+	Errors      map[string]uint64
+	Elapsed     time.Duration
+}
+
+func (r *floodReport) perSecond(n uint64) float64 { return float64(n) / r.Elapsed.Seconds() }
+
 // flood puts to keys that begin with prefix, on all members, as fast as answers come.
-func flood(t *testing.T, c *Cluster, prefix string, clients int, d time.Duration) h2load.Report {
+func flood(t *testing.T, c *Cluster, prefix string, clients int, d time.Duration) (r floodReport) {
 	t.Helper()
-	const keys = 1000
-	message, err := proto.Marshal(&pb.PutRequest{Key: []byte(prefix + "0000000"), Value: make([]byte, floodValue)})
+	spec, err := json.Marshal(floodSpec{c.Endpoints(), prefix, clients, d})
 	if err != nil {
 		t.Fatal(err)
 	}
-	const digits = 2 // tag and length; then the prefix
-	report, err := h2load.Run(t.Context(), h2load.Config{
-		Addrs: c.Endpoints(), Conns: min(60, clients), Clients: clients, Method: "/etcdserverpb.KV/Put", Duration: d, Timeout: 2 * time.Minute,
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := start(t, program.NewOutput(), "", []string{floodEnv + "=" + string(spec)}, self)
+	if state := p.wait(t, d+2*time.Minute); !state.Success() {
+		t.Fatalf("the crowd: %v: %s", state, tail(p.Log()))
+	}
+	if err := json.Unmarshal([]byte(p.Log()), &r); err != nil {
+		t.Fatalf("the crowd said %q: %v", tail(p.Log()), err)
+	}
+	return r
+}
+
+func floodWorker(text string) int {
+	const (
+		keys   = 1000
+		digits = 2 // tag and length; then the prefix
+	)
+	var spec floodSpec
+	err := json.Unmarshal([]byte(text), &spec)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	message, err := proto.Marshal(&pb.PutRequest{Key: []byte(spec.Prefix + "0000000"), Value: make([]byte, floodValue)})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	report, err := h2load.Run(context.Background(), h2load.Config{
+		Addrs: spec.Addrs, Conns: min(60, spec.Clients), Clients: spec.Clients, Method: pb.KV_Put_FullMethodName,
+		Duration: spec.Duration, Timeout: 2 * time.Minute,
 		Next: func(conn int) func(int, []byte) []byte {
 			rng := rand.New(rand.NewPCG(1, uint64(conn)))
 			return func(_ int, dst []byte) []byte {
-				at := len(dst) + digits + len(prefix)
+				at := len(dst) + digits + len(spec.Prefix)
 				dst = append(dst, message...)
 				copy(dst[at:], fmt.Sprintf("%07d", rng.IntN(keys)))
 				return dst
 			}
 		},
 	})
-	if err != nil {
-		t.Fatal(err)
+	if err == nil {
+		err = json.NewEncoder(os.Stdout).Encode(floodReport{report.Begun, report.Done, report.Errors, report.Elapsed})
 	}
-	return report
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
 }
 
 // tenants are those who are there all along: some write and note what was

@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -32,7 +33,7 @@ func TestWritesAreRefusedAtTheDoorWhileThereIsNoRoom(t *testing.T) {
 	}
 	// Two are on their way in, and have not taken their room yet.
 	for _, method := range []string{pb.KV_Put_FullMethodName, pb.KV_Txn_FullMethodName, pb.KV_DeleteRange_FullMethodName} {
-		if err := try(method); err != rpctypes.ErrGRPCRequestTooManyRequests {
+		if err := try(method); !errors.Is(err, rpctypes.ErrGRPCRequestTooManyRequests) {
 			t.Errorf("%s: %v; want too many requests", method, err)
 		}
 	}

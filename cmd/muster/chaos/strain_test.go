@@ -18,8 +18,9 @@ type lateness struct{ at, by time.Duration }
 
 const (
 	strainBeat = 20 * time.Millisecond
-	// strained is what makes times worthless.
-	strained = 200 * time.Millisecond
+	// strained is what makes times worthless: members that are as late hold
+	// elections.
+	strained = 500 * time.Millisecond
 )
 
 func (s *strain) watch(ctx context.Context) {
@@ -32,7 +33,7 @@ func (s *strain) watch(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		if by := time.Since(due); by > strained/4 {
+		if by := time.Since(due); by > strained/10 {
 			s.mu.Lock()
 			s.late = append(s.late, lateness{time.Since(s.begun), by})
 			s.mu.Unlock()

@@ -51,7 +51,7 @@ func (r rule) String() string {
 		s = append(s, fmt.Sprintf("%.1f%% lost, %.1f%% doubled", 100*r.loss, 100*r.double))
 	}
 	if r.delay > 0 {
-		s = append(s, fmt.Sprintf("%v to %v late", r.delay, r.delay+r.jitter))
+		s = append(s, fmt.Sprintf("%v late, up to %v more", ms(r.delay), ms(r.jitter)))
 	}
 	if r.rate > 0 {
 		s = append(s, fmt.Sprintf("%d KiB/s", r.rate>>10))

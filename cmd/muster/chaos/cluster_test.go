@@ -24,8 +24,14 @@ import (
 	"github.com/musterhq/muster/cmd/muster/e2e/program"
 )
 
-// patience is for what takes a second at most on a machine with nothing else to do.
-const patience = 60 * time.Second
+// patience is for what takes a second at most on a machine with nothing else to
+// do. Long runs have more: the machine may have worse hours.
+func patience() time.Duration {
+	if *stormTime > 0 || *killCount > 0 {
+		return 5 * time.Minute
+	}
+	return time.Minute
+}
 
 // host is where a member lives.
 type host struct {
@@ -181,8 +187,8 @@ func (c *cluster) await(what string, is func() error) time.Duration {
 		if err == nil {
 			return time.Since(began)
 		}
-		if time.Since(began) > patience {
-			c.fail("not within %v: %s: %v", patience, what, err)
+		if time.Since(began) > patience() {
+			c.fail("not within %v: %s: %v", patience(), what, err)
 		}
 		select {
 		case <-tick.C:
@@ -239,6 +245,19 @@ func (c *cluster) status(m *member) (*clientv3.StatusResponse, error) {
 	ctx, cancel := context.WithTimeout(c.ctx, 500*time.Millisecond)
 	defer cancel()
 	return c.admin.Status(ctx, m.client)
+}
+
+// term asks a member until it answers.
+func (c *cluster) term(m *member) (term uint64) {
+	c.t.Helper()
+	c.await(m.name+" answers", func() error {
+		st, err := c.status(m)
+		if err == nil {
+			term = st.RaftTerm
+		}
+		return err
+	})
+	return term
 }
 
 // etcdClient opens etcd's official client, which ends with the test.

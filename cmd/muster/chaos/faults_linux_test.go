@@ -319,8 +319,8 @@ func (s *storm) fillDisk() (string, func()) {
 		ctx, cancel := context.WithTimeout(s.cluster.ctx, callTime)
 		_, _ = s.admin.Do(ctx, clientv3.OpPut(fmt.Sprintf("ballast/%d", n%64), fmt.Sprintf("%d filling %s", n, s.filling)))
 		cancel()
-		if time.Since(began) > patience {
-			s.fail("%s still runs %v after its disk was full", m.name, patience)
+		if time.Since(began) > patience() {
+			s.fail("%s still runs %v after its disk was full", m.name, patience())
 			s.t.FailNow()
 		}
 	}

@@ -14,12 +14,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 )
 
-const (
-	leaseKeys = "lease/"
-	// expiryTime is how much later than its time a lease may end once nothing
-	// is wrong any more: an election starts it anew.
-	expiryTime = 15 * time.Second
-)
+const leaseKeys = "lease/"
 
 // leases are granted, renewed for a while and then left alone. Each has two
 // keys, which must be there until its time is up, and go together soon after.
@@ -164,7 +159,8 @@ func (s *leases) gone(key string) {
 	}
 }
 
-// awaitEnd returns once every lease is gone that nobody renews.
+// awaitEnd returns once every lease is gone that nobody renews: soon after its
+// time, now that nothing is wrong any more; but an election starts it anew.
 func (s *leases) awaitEnd(v *verdict) {
 	left := func() (n int, latest time.Duration) {
 		s.mu.Lock()
@@ -178,12 +174,12 @@ func (s *leases) awaitEnd(v *verdict) {
 		return n, latest
 	}
 	_, latest := left()
-	limit := max(latest, s.load.now()) + expiryTime
+	limit := max(latest, s.load.now()) + patience()/2
 	var n int
 	for n, _ = left(); n > 0 && s.load.now() < limit; n, _ = left() {
 		s.load.pause(50 * time.Millisecond)
 	}
-	v.checked("ends of leases that nobody renews", n == 0, "%d leases are still there %v after their time", n, expiryTime)
+	v.checked("ends of leases that nobody renews", n == 0, "%d leases are still there %v after their time", n, patience()/2)
 }
 
 // check looks at when and how the keys went.

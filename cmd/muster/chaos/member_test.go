@@ -173,8 +173,8 @@ func (m *member) down(sig syscall.Signal) (time.Duration, error) {
 	select {
 	case <-p.Done:
 		return time.Since(began), nil
-	case <-time.After(patience):
-		return 0, fmt.Errorf("%s still runs %v after %v", m.name, patience, sig)
+	case <-time.After(patience()):
+		return 0, fmt.Errorf("%s still runs %v after %v", m.name, patience(), sig)
 	}
 }
 

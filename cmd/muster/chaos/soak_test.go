@@ -126,7 +126,7 @@ func (s *soak) atRest(v *verdict, before []usage) string {
 	for i, m := range s.load.members {
 		var u usage
 		ok := false
-		for began := time.Now(); time.Since(began) < patience; s.load.pause(100 * time.Millisecond) {
+		for began := time.Now(); time.Since(began) < patience(); s.load.pause(100 * time.Millisecond) {
 			var err error
 			if u, err = m.usage(s.load.cluster.ctx); err == nil {
 				if ok = u.goroutines <= before[i].goroutines+15 && u.descriptors <= before[i].descriptors+15; ok {

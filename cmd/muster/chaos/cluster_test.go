@@ -74,7 +74,10 @@ func startCluster(t *testing.T, hosts []host) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cluster{t: t, home: home, http: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}}
+	c := &cluster{t: t, home: home, http: &http.Client{Transport: &http.Transport{
+		// A dial outlives its request, and must not outlive the test.
+		DisableKeepAlives: true, DialContext: (&net.Dialer{Timeout: time.Second}).DialContext,
+	}}}
 	c.ctx, c.cancel = context.WithCancelCause(t.Context())
 	t.Cleanup(c.close)
 	c.heedInterrupts()

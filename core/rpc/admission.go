@@ -45,6 +45,7 @@ func (a *admission) tap(ctx context.Context, info *tap.Info) (context.Context, e
 		err := rpctypes.ErrGRPCRequestTooManyRequests
 		m.started.Inc()
 		m.done(err, 0)
+		noteRefusal(ctx)
 		return nil, err
 	}
 	a.admitted.Add(1)

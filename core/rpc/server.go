@@ -126,6 +126,7 @@ type Server struct {
 	grpc   *grpc.Server
 	health *health.Server
 	guard  *guard
+	turns  *turnstile
 	stop   context.CancelFunc
 	wg     sync.WaitGroup
 }
@@ -146,7 +147,7 @@ func NewServer(cfg Config) (*Server, error) {
 	}
 
 	g.entry = newAdmission(cfg.Room, g.methods)
-	s := &Server{grpc: grpc.NewServer(options(cfg, g)...), health: health.NewServer(), guard: g}
+	s := &Server{grpc: grpc.NewServer(options(cfg, g)...), health: health.NewServer(), guard: g, turns: newTurnstile()}
 	if err := s.register(cfg, g); err != nil {
 		s.grpc.Stop()
 		return nil, err
@@ -243,7 +244,7 @@ func leaseIDs(r io.Reader) func() int64 {
 
 // Serve answers on lis until Stop. It may be called for several listeners.
 func (s *Server) Serve(lis net.Listener) error {
-	if err := s.grpc.Serve(lis); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+	if err := s.grpc.Serve(turnListener{lis, s.turns}); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 		return err
 	}
 	return nil

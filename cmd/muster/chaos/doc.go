@@ -14,7 +14,8 @@
 //     see that memory, goroutines and descriptors stay flat.
 //
 // make test runs a short version of each. Flags: -faults=REGEXP chooses kinds
-// of fault, -keep keeps logs and data after a success, too.
+// of fault (a soak is -faults='cut|hear|slow|loss|stopped|hand over', which end no
+// process), -keep keeps logs and data after a success, too.
 //
 // # The clients
 //

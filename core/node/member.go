@@ -103,6 +103,9 @@ func (m *Member) Write(tasks []*replica.AppendTask) error {
 		if simbug.On(simbug.ForgetVote) {
 			t.HardState = nil
 		}
+		if simbug.On(simbug.ForgetCommit) && t.HardState != nil {
+			t.HardState.Commit = new(uint64)
+		}
 		if t.Snapshot != nil {
 			md := t.Snapshot.GetMetadata()
 			if err := m.log.Reset(wal.Position{Index: md.GetIndex(), Term: md.GetTerm()}, t.HardState); err != nil {

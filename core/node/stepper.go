@@ -157,6 +157,10 @@ func (s *Stepper) Applied() uint64 { return s.r.AppliedIndex() }
 // Role is raft's current role.
 func (s *Stepper) Role() raft.StateType { return s.role }
 
+// Voters are the members whose votes raft counts: those of the members' list, as
+// far as it is applied.
+func (s *Stepper) Voters() []uint64 { return s.r.Voters() }
+
 // Busy reports whether two log writes are under way: proposals that arrive now
 // are better gathered into one batch than queued as a third write.
 func (s *Stepper) Busy() bool { return s.r.InFlight() >= 2 }

@@ -247,6 +247,9 @@ func (r *Replica) Status() raft.Status { return r.raw.Status() }
 // InFlight is the number of log writes handed out and not handed back.
 func (r *Replica) InFlight() int { return r.inFlight }
 
+// Voters are the members whose votes raft counts, in order.
+func (r *Replica) Voters() []uint64 { return r.raw.Status().Config.Voters[0].Slice() }
+
 // Committed is the index up to which raft knows the log to be committed.
 func (r *Replica) Committed() uint64 { return r.raw.BasicStatus().HardState.GetCommit() }
 

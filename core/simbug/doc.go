@@ -51,6 +51,7 @@ const (
 	ChangeTwice       Bug = "change-twice"        // a copy of a forwarded change is proposed again
 	SecondChange      Bug = "second-change"       // a second change is proposed while one is under way
 	ChangeBeforeTerm  Bug = "change-before-term"  // a leader proposes a change before it has applied its term's first entry
+	ForgetCommit      Bug = "forget-commit"       // the commit index is not written down beside the entries: a member campaigns with changes it should have applied
 	RefusedCounts     Bug = "refused-counts"      // raft is told of a change that the members refused
 	ConfStale         Bug = "conf-stale"          // after a checkpoint, changes count from the voters before it
 	SoloEarly         Bug = "solo-early"          // a member that is alone now reads before it has applied what the removed one acknowledged
@@ -86,7 +87,7 @@ func All() []Bug {
 		NoReadBarrier, ReadBeforeTerm, OldReadIndex, ReusedReadID, RestoreEarly,
 		LearnerVotes, LearnerReads, PromoteUnready, KeepsVote, RemovedStays, RemovedForgotten, IDReuse,
 		ChangeAtProposal, ChangeAckEarly, ChangeToldRefused, ChangeTwice, SecondChange, ChangeBeforeTerm,
-		RefusedCounts, ConfStale, SoloEarly,
+		ForgetCommit, RefusedCounts, ConfStale, SoloEarly,
 		IndexAhead, IndexBehind, DropTombstone, RevisionFalls, LeaseKeysStay,
 		CatchUpGap, JoinGap, OverflowGap, ReplayOld, FutureGetsOld, ProgressAhead, PrevIsNew,
 		RenewExpiring, RenewUnconfirmed, OldLeaderExpires, NoExtension,

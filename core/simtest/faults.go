@@ -182,17 +182,24 @@ func (w *World) nextFault() {
 
 func (w *World) drawFault() faultKind {
 	if w.kinds == nil {
-		w.kinds = faultKinds()
+		w.kinds, w.changes = faultKinds(), operations()
 		if only := w.opts.kinds; only != nil {
 			w.kinds = slices.DeleteFunc(w.kinds, func(k faultKind) bool { return !slices.Contains(only, k.name) })
 		}
 	}
+	if w.shape.churn && w.opts.kinds == nil && w.chance(0.5) {
+		return w.draw(w.changes)
+	}
+	return w.draw(w.kinds)
+}
+
+func (w *World) draw(kinds []faultKind) faultKind {
 	sum := 0
-	for _, k := range w.kinds {
+	for _, k := range kinds {
 		sum += k.weight
 	}
 	x := w.rng.IntN(sum)
-	for _, k := range w.kinds {
+	for _, k := range kinds {
 		if x -= k.weight; x < 0 {
 			return k
 		}

@@ -287,6 +287,7 @@ func (m *member) newJobs(life int) jobs {
 			if m.w.now >= m.pause {
 				m.step((*node.Stepper).Tick)
 				if m.ticks++; m.ticks%electionTicks == 0 && m.life == life {
+					m.checkVoters()
 					m.greet()
 				}
 			}

@@ -150,7 +150,7 @@ func (op *operator) add(via *member, url, name string, learner bool) bool {
 }
 
 // maxHosts bounds how many hosts a run uses up.
-const maxHosts = 14
+const maxHosts = 24
 
 // listed draws a member that a list shows and that a condition holds for.
 func (op *operator) listed(via *member, fits func(membership.Member) bool) (membership.Member, bool) {

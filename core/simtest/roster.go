@@ -213,6 +213,17 @@ func (t *truth) listed(w *World, m *member) {
 	}
 }
 
+// checkVoters holds the votes that raft counts to the member's list, if nothing is
+// under way between the two.
+func (m *member) checkVoters() {
+	if !m.up() || m.writing || m.applying || len(m.writes)+len(m.applies) > 0 {
+		return
+	}
+	if list := m.n.View().ConfState.GetVoters(); !slices.Equal(m.n.Step.Voters(), list) {
+		m.w.fail("%s: raft counts the votes of %x, but the voters are %x", m.name, m.n.Step.Voters(), list)
+	}
+}
+
 // listing tells whether a member's list is the one that was compared last:
 // views share what did not change.
 type listing struct {

@@ -51,6 +51,7 @@ type shape struct {
 	streamBudget int
 	leaseTTL     int64 // the longest, seconds
 	learners     int64 // at most
+	churn        bool  // the members change all the time
 	lax          bool  // changes of the members are not held against etcd's strict rules
 }
 
@@ -64,6 +65,7 @@ func (w *World) drawShape() shape {
 		leaseTTL:     7,
 		learners:     1 + w.rng.Int64N(2),
 		lax:          w.chance(0.2),
+		churn:        w.chance(0.25),
 	}
 }
 
@@ -115,6 +117,7 @@ type World struct {
 	operator operator
 	frames   frames
 	kinds    []faultKind // what drawFault draws from
+	changes  []faultKind // of the members alone
 	clients  []*client
 	watches  []*watcher
 	truth    truth

@@ -5,6 +5,7 @@ package simtest
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/musterhq/muster/core/simbug"
 )
@@ -47,7 +48,7 @@ var mutants = map[simbug.Bug]mutant{
 	simbug.ForgetCommit:      {seeds: 100, narrow: only("add voter", "remove", "crash of all", "crash", "partition", "one-way cut", "leader pauses and is cut off")},
 	simbug.RefusedCounts:     {seeds: 20},
 	simbug.ConfStale:         {seeds: 10},
-	simbug.SoloEarly:         {seeds: 20, narrow: comingAndGoing},
+	simbug.SoloEarly:         {seeds: 30, narrow: comingAndGoing},
 	simbug.IndexAhead:        {seeds: 5},
 	simbug.IndexBehind:       {seeds: 5},
 	simbug.DropTombstone:     {seeds: 20},
@@ -86,7 +87,7 @@ func cutWhileInstalling(o *Options) {
 
 func comingAndGoing(o *Options) {
 	only("slow apply", "add voter", "add learner", "remove")(o)
-	o.Members = 1
+	o.Members, o.Clients, o.think = 1, 10, 40*time.Millisecond
 }
 
 func slowLeases(o *Options) {

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
@@ -352,8 +351,8 @@ func (op *operator) meanwhile(*member) bool {
 	return true
 }
 
-// tidy ends what the operator left undone: members that are listed and whose host
-// is gone are removed. It goes on until the cluster is whole.
+// tidy ends what the operator left undone: members that are listed and have no
+// host are removed, also what nonsense let in because it was none by then. It goes on until the cluster is whole.
 func (op *operator) tidy() {
 	w := op.w
 	w.after(time.Second, op.tidy)
@@ -364,17 +363,15 @@ func (op *operator) tidy() {
 	if via == nil {
 		return
 	}
-	for _, id := range slices.Sorted(maps.Keys(op.names)) {
-		host := w.memberOf(id)
-		if w.truth.roster.lookup(id) != nil && (host != nil && host.gone || host == nil && !op.comes(id)) {
-			op.request(via, membership.Change{Op: membership.Remove, Member: membership.Member{ID: id}}, nil)
+	for _, p := range w.truth.roster.members {
+		if host := w.memberOf(p.ID); host == nil && !op.comes(p) || host != nil && host.gone {
+			op.request(via, membership.Change{Op: membership.Remove, Member: membership.Member{ID: p.ID}}, nil)
 			return
 		}
 	}
 }
 
-// comes reports whether a host is about to join under an id that was added.
-func (op *operator) comes(id uint64) bool {
-	p := op.w.truth.roster.lookup(id)
+// comes reports whether a host is about to join as a member that was added.
+func (op *operator) comes(p membership.Member) bool {
 	return slices.ContainsFunc(p.PeerURLs, func(u string) bool { m := op.w.net.at[u]; return m != nil && !m.gone && m.id == 0 })
 }

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/musterhq/muster/core/machine"
 	"github.com/musterhq/muster/core/membership"
 	"github.com/musterhq/muster/core/mvcc"
 	"github.com/musterhq/muster/core/vfs"
@@ -607,6 +608,23 @@ func TestAJoinerBelievesThePeersThatKnowOfARemovalNotTheOneThatLags(t *testing.T
 	defer m.Release()
 	if m.ID != 77 {
 		t.Fatalf("joined as %x, want 77 (hex 4d)", m.ID)
+	}
+}
+
+func TestAMemberThatMovedBeforeItToldItsNameStartsWithItsOldFlags(t *testing.T) {
+	t.Parallel()
+	m, err := machine.New(machine.Config{}, membership.Member{ID: 1, Name: "a", PeerURLs: []string{"http://a:1"}}, membership.Member{ID: 77, PeerURLs: []string{"http://moved:1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &recovered{id: 77, clusterID: 5, machine: m}
+	cfg := &Config{Name: "j", InitialCluster: map[string][]string{"a": {"http://a:1"}, "j": {"http://was:1"}}}
+	if err := r.checkIdentity(cfg); err != nil {
+		t.Fatal(err)
+	}
+	cfg.InitialCluster["a"] = []string{"http://elsewhere:1"}
+	if err := r.checkIdentity(cfg); !errors.Is(err, ErrForeignDir) {
+		t.Fatalf("flags that name nobody of its cluster: %v, want ErrForeignDir", err)
 	}
 }
 

@@ -298,7 +298,8 @@ func (r *recovered) createLog(ctx context.Context, cfg *Config, wcfg wal.Config,
 
 // checkIdentity refuses a directory that another cluster's member left here.
 // Flags may lag behind membership changes, so they are only held against the
-// directory when neither the cluster nor this member's name or URLs fit.
+// directory when neither the cluster nor this member's name or URLs fit. One that
+// has not told its name yet and has moved is known by the others in the flags.
 func (r *recovered) checkIdentity(cfg *Config) error {
 	_, self, clusterID, err := initialMembers(cfg)
 	if err != nil || clusterID == r.clusterID || self == r.id {
@@ -307,6 +308,9 @@ func (r *recovered) checkIdentity(cfg *Config) error {
 	for _, m := range r.machine.Publish().Members {
 		if m.ID != r.id {
 			continue
+		}
+		if m.Name == "" && r.namedIn(cfg) {
+			return nil
 		}
 		if m.Name == cfg.Name && m.Name != "default" {
 			return nil
@@ -319,6 +323,18 @@ func (r *recovered) checkIdentity(cfg *Config) error {
 	}
 	return fmt.Errorf("%w: %s holds member %s of cluster %s, the flags describe member %s of cluster %s; use another --data-dir, or the flags this one was made with",
 		ErrForeignDir, cfg.Dir, membership.FormatID(r.id), membership.FormatID(r.clusterID), membership.FormatID(self), membership.FormatID(clusterID))
+}
+
+// namedIn reports whether the flags name another member of this one's cluster.
+func (r *recovered) namedIn(cfg *Config) bool {
+	for _, m := range r.machine.Publish().Members {
+		for name, urls := range cfg.InitialCluster {
+			if m.ID != r.id && name != cfg.Name && slices.ContainsFunc(urls, func(u string) bool { return slices.Contains(m.PeerURLs, u) }) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // raisedTo is the hard state a member at pos must have at least.

@@ -73,7 +73,9 @@ type Config struct {
 	Metrics Metrics
 	Wall    func() time.Time // default time.Now
 
-	connectedSince func(id uint64) (time.Duration, bool)
+	// ConnectedSince says since when this member has been connected to another one,
+	// on the stepper's clock. A Node asks its transport.
+	ConnectedSince func(id uint64) (time.Duration, bool)
 }
 
 // Metrics are called with what an operator measures; nil fields are skipped.

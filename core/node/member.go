@@ -76,7 +76,7 @@ func OpenMember(ctx context.Context, cfg Config, hub func(*Member) Hub, nextID f
 		ID: rec.id, Replica: r, View: m.View, NextID: nextID(rec.firstID),
 		Settings:        cfg.Machine.Settings,
 		ElectionTimeout: cfg.electionTimeout(), NoStrictReconfig: cfg.NoStrictReconfig,
-		HealthInterval: cfg.HealthInterval, ConnectedSince: cfg.connectedSince,
+		HealthInterval: cfg.HealthInterval, ConnectedSince: cfg.ConnectedSince,
 	})
 	return m, nil
 }

@@ -101,7 +101,7 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 		disk: newQueue[diskTask](), apply: newQueue[*replica.ApplyTask](), done: make(chan struct{}),
 		barriers: map[uint64]*barrier{}, beats: map[uint64]time.Duration{}, ready: make(chan struct{}),
 	}
-	cfg.connectedSince = n.connectedSince
+	cfg.ConnectedSince = n.connectedSince
 	var err error
 	n.Member, err = OpenMember(ctx, cfg, func(m *Member) Hub {
 		v := m.View()

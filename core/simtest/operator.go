@@ -122,12 +122,7 @@ func (op *operator) add(via *member, url, name string, learner bool) bool {
 	if len(v.Members) >= w.most() || len(w.members) >= maxHosts {
 		return false
 	}
-	peers := map[string][]string{}
-	for _, p := range v.Members {
-		if known := op.names[p.ID]; known != "" && known != name {
-			peers[known] = p.PeerURLs
-		}
-	}
+	peers := op.peersOf(via, name)
 	c := membership.Change{Op: membership.AddVoter}
 	if learner {
 		c.Op = membership.AddLearner
@@ -146,6 +141,26 @@ func (op *operator) add(via *member, url, name string, learner bool) bool {
 		}
 	})
 	return true
+}
+
+// peersOf is what a host's flags say of the others, by what a member shows.
+func (op *operator) peersOf(via *member, name string) map[string][]string {
+	peers := map[string][]string{}
+	for _, p := range via.n.View().Members {
+		if known := op.names[p.ID]; known != "" && known != name {
+			peers[known] = p.PeerURLs
+		}
+	}
+	return peers
+}
+
+// correct gives a host that finds nobody the flags of today.
+func (op *operator) correct(host *member) {
+	if via := op.via(); via != nil {
+		own := host.cfg.InitialCluster[host.cfg.Name]
+		host.cfg.InitialCluster = op.peersOf(via, host.cfg.Name)
+		host.cfg.InitialCluster[host.cfg.Name] = own
+	}
 }
 
 // maxHosts bounds how many hosts a run uses up.

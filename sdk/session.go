@@ -20,7 +20,7 @@ type sessionConfig struct {
 	lease int64
 }
 
-// WithTTL sets how long the lease outlives its holder: 10 s unless set. Renewals are sent every third of it.
+// WithTTL sets how long the lease outlives its holder: 10 s unless set. Renewals are sent every third of it, and beside one that is slow every sixth.
 func WithTTL(d time.Duration) SessionOption {
 	return SessionOption{func(c *sessionConfig) { c.ttl = d }}
 }
@@ -224,40 +224,86 @@ func (s *Session) expire() {
 	}
 }
 
-// renew keeps the lease alive until the session ends.
+// maxRenewals is how many renewals may be under way beside each other.
+const maxRenewals = 3
+
+// renewal is what became of one.
+type renewal struct {
+	round int
+	sent  time.Duration
+	lease Lease
+	err   error
+}
+
+// renew keeps the lease alive until the session ends. One that is not answered soon is not given up, for an overloaded
+// member does answer, but late; others are sent beside it, and the first answer ends the round.
 func (s *Session) renew() {
+	answers := make(chan renewal)
+	round, under := 0, 0
+	ctx, cancel := context.WithCancel(s.ctx)
+	defer func() { cancel() }()
 	for {
-		s.mu.Lock()
-		pause := s.mu.term.next - s.now()
-		s.mu.Unlock()
-		if wait(s.ctx, pause, nil) != nil {
-			return
+		var due <-chan time.Time
+		if under < maxRenewals {
+			s.mu.Lock()
+			due = time.After(s.mu.term.next - s.now())
+			s.mu.Unlock()
 		}
-		s.mu.Lock()
-		sent := s.now()
-		limit := s.mu.term.attempt(sent)
-		s.mu.Unlock()
-		ctx, cancel := context.WithTimeout(s.ctx, limit)
-		l, err := s.keeper.KeepAliveOnce(ctx, s.id)
-		cancel()
-		switch {
-		case errors.Is(err, ErrLeaseNotFound):
-			s.lose("the member says that it is gone")
+		select {
+		case <-s.ctx.Done():
 			return
-		case errors.Is(err, ErrClosed):
-			s.lose("the client was closed")
-			return
-		case err != nil:
-			s.log.Debug("sdk: renewal without answer", "lease", fmt.Sprintf("%x", s.id), "err", err)
+		case <-due:
+			under++
+			s.send(ctx, round, answers)
+		case a := <-answers:
+			if a.round != round {
+				continue
+			}
+			under--
+			if s.take(a) {
+				cancel()
+				ctx, cancel = context.WithCancel(s.ctx)
+				round, under = round+1, 0
+			}
 		}
-		s.mu.Lock()
-		if err == nil {
-			s.mu.term.renewed(sent, l.TTL)
-		} else {
-			s.mu.term.failed(s.now())
-		}
-		s.mu.Unlock()
 	}
+}
+
+// send asks for a renewal; the answer comes by the channel, unless the session ends.
+func (s *Session) send(ctx context.Context, round int, answers chan<- renewal) {
+	s.mu.Lock()
+	sent := s.now()
+	limit := s.mu.term.attempt(sent)
+	s.mu.Unlock()
+	s.owners.Go(func() {
+		ctx, cancel := context.WithTimeout(ctx, limit)
+		defer cancel()
+		l, err := s.keeper.KeepAliveOnce(ctx, s.id)
+		select {
+		case answers <- renewal{round, sent, l, err}:
+		case <-s.ctx.Done():
+		}
+	})
+}
+
+// take reports whether the lease was renewed. If it can't be any more, the session ends.
+func (s *Session) take(a renewal) bool {
+	switch {
+	case errors.Is(a.err, ErrLeaseNotFound):
+		s.lose("the member says that it is gone")
+	case errors.Is(a.err, ErrClosed):
+		s.lose("the client was closed")
+	case a.err != nil:
+		s.log.Debug("sdk: renewal without answer", "lease", fmt.Sprintf("%x", s.id), "err", a.err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if a.err != nil {
+		s.mu.term.failed(s.now())
+		return false
+	}
+	s.mu.term.renewed(a.sent, a.lease.TTL)
+	return true
 }
 
 // Close ends the session and revokes its lease, so that what is bound to it is deleted at once. It repeats until the

@@ -45,6 +45,10 @@ func TestRenewalsWithoutAnswerComeSoonAndStopAtTheDeadline(t *testing.T) {
 		}
 		now = tm.next
 	}
+	now = tm.deadline - 3*time.Second
+	if got := tm.attempt(now); got != 3*time.Second || tm.next != now+time.Second {
+		t.Errorf("a renewal may take %v, and the next comes %v later; want 3s, half the TTL, and 1s", got, tm.next-now)
+	}
 	if got := tm.attempt(tm.deadline - time.Millisecond); got != time.Millisecond {
 		t.Errorf("a renewal just before the deadline may take %v; want what is left, 1ms", got)
 	}
@@ -165,10 +169,9 @@ func TestSessionContextEndsAtTheLocalDeadlineBeforeTheLease(t *testing.T) {
 func TestSlowAnswerCountsFromItsSending(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
-		first := true
+		var first atomic.Bool
 		k := &fakeKeeper{answer: func(ctx context.Context) error {
-			if first {
-				first = false
+			if first.CompareAndSwap(false, true) {
 				return wait(ctx, 2*time.Second, nil) // sent at 10/3 s
 			}
 			<-ctx.Done()
@@ -286,6 +289,24 @@ func TestSessionOutlivesAnswersThatStayAwayForAWhile(t *testing.T) {
 		time.Sleep(time.Minute)
 		if err := s.Err(); err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// An overloaded cluster answers, but late: to give a renewal up and ask again
+// would put it at the end of the line each time.
+func TestSessionLivesOnAnswersThatTakeHalfItsTTL(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := &fakeKeeper{answer: func(ctx context.Context) error { return wait(ctx, 4*time.Second, nil) }}
+		s := openSession(t, k, since(time.Now()), WithTTL(9*time.Second))
+		time.Sleep(time.Minute)
+		if err := s.Err(); err != nil {
+			t.Error(err)
+		}
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if n := len(k.renewed); n > 46 {
+			t.Errorf("%d renewals in a minute; want no flood: two or three beside each other", n)
 		}
 	})
 }

@@ -42,10 +42,11 @@ func (t *term) failed(now time.Duration) {
 // over tells whether the lease can no longer be relied on.
 func (t *term) over(now time.Duration) bool { return now >= t.deadline }
 
-// attempt is how long one renewal may take: a third of the TTL, so that another member gets its chance, and never
-// beyond the deadline.
+// attempt is how long a renewal sent now may take: half of the TTL, so that another member gets its chance, and never
+// beyond the deadline. Another is due beside it when a sixth of the TTL has passed without an answer.
 func (t *term) attempt(now time.Duration) time.Duration {
-	return max(0, min(t.ttl/3, t.deadline-now))
+	t.next = now + t.ttl/6
+	return max(0, min(t.ttl/2, t.deadline-now))
 }
 
 // check is how long to sleep before looking at the clock again. Timers stand still while the machine is suspended, so a

@@ -229,20 +229,25 @@ const maxRenewals = 3
 
 // renewal is what became of one.
 type renewal struct {
-	round int
 	sent  time.Duration
 	lease Lease
 	err   error
 }
 
-// renew keeps the lease alive until the session ends. One that is not answered soon is not given up, for an overloaded
-// member does answer, but late; others are sent beside it, and the first answer ends the round.
+// renew keeps the lease alive until the session ends.
 func (s *Session) renew() {
-	answers := make(chan renewal)
-	round, under := 0, 0
+	for s.ctx.Err() == nil {
+		s.renewOnce()
+	}
+}
+
+// renewOnce has the lease renewed when it is due, once, or returns when the session ends. A renewal that is not answered
+// soon is not given up, for an overloaded member does answer, but late; others are sent beside it, and the first answer counts.
+func (s *Session) renewOnce() {
 	ctx, cancel := context.WithCancel(s.ctx)
-	defer func() { cancel() }()
-	for {
+	defer cancel()
+	answers := make(chan renewal, maxRenewals) // those that come too late find room
+	for under := 0; ; {
 		var due <-chan time.Time
 		if under < maxRenewals {
 			s.mu.Lock()
@@ -250,27 +255,21 @@ func (s *Session) renew() {
 			s.mu.Unlock()
 		}
 		select {
-		case <-s.ctx.Done():
+		case <-ctx.Done():
 			return
 		case <-due:
 			under++
-			s.send(ctx, round, answers)
+			s.send(ctx, answers)
 		case a := <-answers:
-			if a.round != round {
-				continue
-			}
 			under--
 			if s.take(a) {
-				cancel()
-				ctx, cancel = context.WithCancel(s.ctx)
-				round, under = round+1, 0
+				return
 			}
 		}
 	}
 }
 
-// send asks for a renewal; the answer comes by the channel, unless the session ends.
-func (s *Session) send(ctx context.Context, round int, answers chan<- renewal) {
+func (s *Session) send(ctx context.Context, answers chan<- renewal) {
 	s.mu.Lock()
 	sent := s.now()
 	limit := s.mu.term.attempt(sent)
@@ -279,10 +278,7 @@ func (s *Session) send(ctx context.Context, round int, answers chan<- renewal) {
 		ctx, cancel := context.WithTimeout(ctx, limit)
 		defer cancel()
 		l, err := s.keeper.KeepAliveOnce(ctx, s.id)
-		select {
-		case answers <- renewal{round, sent, l, err}:
-		case <-s.ctx.Done():
-		}
+		answers <- renewal{sent, l, err}
 	})
 }
 

@@ -126,7 +126,7 @@ func TestATurnEndsWithItsConnectionOrItsTime(t *testing.T) {
 		if got := begins(); got != -1 {
 			t.Fatalf("read %d bytes in another's turn", got)
 		}
-		time.Sleep(longestTurn)
+		<-time.After(longestTurn)
 		if got := begins(); got != turnBytes {
 			t.Fatalf("read %d bytes when another's turn was over", got)
 		}

@@ -39,7 +39,11 @@ func (l turnListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &turnConn{Conn: c, turnstile: l.turnstile, gone: make(chan struct{})}, nil
+	switch c.RemoteAddr().(type) {
+	case *net.TCPAddr, *net.UnixAddr:
+		return &turnConn{Conn: c, turnstile: l.turnstile, gone: make(chan struct{})}, nil
+	}
+	return c, nil // of this process: services know it by its address
 }
 
 // turnConn is one connection. Read and refuse belong to the goroutine that reads it.

@@ -46,11 +46,12 @@ func (l turnListener) Accept() (net.Conn, error) {
 	return c, nil // of this process: services know it by its address
 }
 
-// turnConn is one connection. Read and refuse belong to the goroutine that reads it.
+// turnConn is one connection. Its refused and took belong to the goroutine that reads it.
 type turnConn struct {
 	net.Conn
 	turnstile *turnstile
 	refused   bool // a request, since the last Read
+	took      bool // a turn, which may have ended by itself
 
 	mu   sync.Mutex // guards the fields below
 	has  bool       // it is this connection's turn
@@ -62,7 +63,10 @@ type turnConn struct {
 
 // Read ends the turn, if there is one, and waits for the next if it has to.
 func (c *turnConn) Read(b []byte) (int, error) {
-	c.end()
+	if c.took {
+		c.took = false
+		c.end()
+	}
 	if !c.refused {
 		return c.Conn.Read(b)
 	}
@@ -80,6 +84,7 @@ func (c *turnConn) await() {
 	case <-c.gone:
 		return
 	}
+	c.took = true
 	c.mu.Lock()
 	c.has = true
 	c.turn++

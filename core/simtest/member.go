@@ -1,16 +1,13 @@
 package simtest
 
 import (
-	"bytes"
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"go.etcd.io/raft/v3"
-	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/musterhq/muster/core/checkpoint"
 	"github.com/musterhq/muster/core/machine"
@@ -479,92 +476,6 @@ func (m *member) apply() {
 	m.startApply()
 }
 
-// checkpoint saves the view published now, a while later: writing takes time, and
-// entries are applied meanwhile.
-func (m *member) checkpoint() {
-	v, life := m.n.View(), m.life
-	m.w.after(m.w.between(0, 50*time.Millisecond), func() { m.do(life, func() { m.save(v) }) })
-}
-
-// save writes a view and lets the log go that it covers. That a checkpoint
-// fails is not the member's end; that the log does is.
-func (m *member) save(v *machine.View) {
-	m.w.stats.Faults["checkpoint"]++
-	m.w.note('p', m.slot, nil)
-	before := m.n.Checkpoints.Oldest()
-	err := m.n.Save(context.Background(), v, nil)
-	if err != nil && !m.dead {
-		m.w.stats.Faults["checkpoint failed"]++
-		if !m.disk.hurt {
-			m.w.fail("%s: checkpoint: %v", m.name, err)
-		}
-		return
-	}
-	if m.n.Checkpoints.Oldest() != before {
-		m.savesSince++
-	}
-	if err == nil && !m.writing {
-		err = m.n.ReleaseLog()
-	}
-	if err != nil {
-		m.die(err)
-	}
-}
-
-func (m *member) sendSnapshot(announce *raftpb.Message) {
-	r, life := m.dial(announce.GetTo()), m.life
-	report := func(ok bool) {
-		m.do(life, func() { m.step(func(s *node.Stepper) { s.SnapshotSent(announce.GetTo(), ok) }) })
-	}
-	v := m.n.Offered(announce)
-	if v == nil || r == nil {
-		m.w.after(time.Millisecond, func() { report(false) })
-		return
-	}
-	m.w.stats.Faults["checkpoint sent"]++
-	takes := m.w.between(5*time.Millisecond, 800*time.Millisecond)
-	if m.w.transfer != 0 {
-		takes = m.w.transfer
-	}
-	m.w.after(takes, func() {
-		from := m.id
-		if l := m.w.net.links[m.slot][r.slot]; l.cut || m.w.chance(l.drop) || !r.up() || r.w.now < r.pause || m.life != life || !m.up() || !r.admits(m.id, m.known.own) {
-			report(false)
-			return
-		}
-		var body bytes.Buffer
-		if err := node.WriteSnapshot(&body, v); err != nil {
-			m.w.fail("write a checkpoint for %s: %v", r.name, err)
-			return
-		}
-		ok := r.install(from, announce, body.Bytes())
-		report(ok)
-	})
-}
-
-// install takes a checkpoint from a peer and reports whether it is in place.
-func (m *member) install(from uint64, announce *raftpb.Message, body []byte) bool {
-	m.w.note('i', m.slot, body)
-	m.savesSince = 0
-	if !m.w.noBreaks && m.w.chance(0.1) {
-		body = body[:m.w.rng.IntN(len(body))] // the connection broke
-	}
-	err := m.n.Install(context.Background(), announce, bytes.NewReader(body))
-	switch {
-	case err != nil && m.dead:
-		m.die(err)
-	case err == nil:
-		m.w.stats.Faults["checkpoint received"]++
-		if f := m.w.onInstall; f != nil {
-			f(m)
-		}
-		if m.up() {
-			m.step(func(s *node.Stepper) { s.Receive(from, node.RaftMessage(announce)) })
-		}
-	}
-	return err == nil
-}
-
 func (w *World) leader() *member {
 	for _, m := range w.members {
 		if m.up() && m.n.Step.Role() == raft.StateLeader {
@@ -572,17 +483,4 @@ func (w *World) leader() *member {
 		}
 	}
 	return nil
-}
-
-// tap lets the truth see what a member tells its watchers.
-type tap struct{ m *member }
-
-func (t *tap) Notify(rev int64, events []mvcc.Event) {
-	t.m.w.truth.notified(t.m.w, t.m, rev, events)
-	t.m.hub.Notify(rev, events)
-}
-
-func (t *tap) Reset(rev int64) {
-	t.m.w.stats.Faults["checkpoint installed"]++
-	t.m.hub.Reset(rev)
 }

@@ -353,3 +353,16 @@ func changeOfKV(kv *mvccpb.KeyValue, deleted bool) change {
 		created: kv.GetCreateRevision(), version: kv.GetVersion(),
 	}
 }
+
+// tap lets the truth see what a member tells its watchers.
+type tap struct{ m *member }
+
+func (t *tap) Notify(rev int64, events []mvcc.Event) {
+	t.m.w.truth.notified(t.m.w, t.m, rev, events)
+	t.m.hub.Notify(rev, events)
+}
+
+func (t *tap) Reset(rev int64) {
+	t.m.w.stats.Faults["checkpoint installed"]++
+	t.m.hub.Reset(rev)
+}

@@ -2,12 +2,14 @@ package transport
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/url"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -182,6 +184,7 @@ func (p *peer) drain(ctx context.Context, conn net.Conn) error {
 		closed <- err
 	}()
 	defer func() { conn.Close(); <-readDone }()
+	defer context.AfterFunc(ctx, func() { conn.Close() })() // ends a write that waits for the other side
 
 	w := bufio.NewWriterSize(conn, 64<<10)
 	var batch [][]byte
@@ -261,6 +264,7 @@ func greet(ctx context.Context, dial func(context.Context, string) (net.Conn, er
 	if err != nil {
 		return nil, err
 	}
+	defer context.AfterFunc(ctx, func() { conn.Close() })() // a deadline alone would have Close wait for it
 	deadline, _ := ctx.Deadline()
 	err = conn.SetDeadline(deadline)
 	if err == nil {
@@ -274,6 +278,9 @@ func greet(ctx context.Context, dial func(context.Context, string) (net.Conn, er
 	}
 	if err != nil {
 		conn.Close()
+		if errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) {
+			err = fmt.Errorf("no answer to a hello: %w", cmp.Or(ctx.Err(), err))
+		}
 		return nil, err
 	}
 	return conn, nil

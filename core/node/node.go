@@ -38,7 +38,7 @@ type Node struct {
 
 	barriers map[uint64]*barrier      // the loop's: reads that wait, by ticket
 	beats    map[uint64]time.Duration // the loop's: when the heartbeat was sent that each peer has yet to answer
-	ticked   time.Duration            // the loop\'s: its last tick
+	ticked   time.Duration            // the loop's: its last tick
 	ready    chan struct{}            // closed once this member serves
 
 	commit, gap   atomic.Uint64
@@ -393,7 +393,7 @@ func (n *Node) runApply() {
 			}
 		}
 		n.maybeCheckpoint()
-		for n.apply.empty() && n.Background(backgroundStep) {
+		for n.apply.empty() && n.ctx.Err() == nil && n.Background(backgroundStep) {
 			runtime.Gosched()
 		}
 		n.Background(backgroundStep) // also under steady load

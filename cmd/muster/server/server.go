@@ -20,9 +20,15 @@ import (
 	"github.com/musterhq/muster/core/server"
 )
 
-// closeTime is what an orderly stop may take: supervisors and test harnesses
-// expect the process gone 1.5 s after SIGTERM.
-const closeTime = 1300 * time.Millisecond
+const (
+	// closeTime is what an orderly stop may take: supervisors and test harnesses
+	// expect the process gone 1.5 s after SIGTERM.
+	closeTime = 1300 * time.Millisecond
+	// closeLimit is when a stop that isn't orderly is over, too: what ignores
+	// closeTime waits for a disk or for the processor, and a supervisor would kill
+	// the process a few seconds later.
+	closeLimit = 5 * time.Second
+)
 
 // AsEtcd tells whether the program was started under etcd's name, to stand in
 // for it.
@@ -178,8 +184,25 @@ func serve(ctx context.Context, cfg server.Config, signals chan os.Signal) (sig 
 	}()
 	closing, done := context.WithTimeout(ctx, closeTime)
 	defer done()
-	if err := r.s.Close(closing); err != nil && failure == nil && !errors.Is(err, context.DeadlineExceeded) {
+	if err := closeWithin(closeLimit, func() error { return r.s.Close(closing) }); err != nil && failure == nil && !errors.Is(err, context.DeadlineExceeded) {
 		failure = err
 	}
 	return sig, failure
+}
+
+// errCloseLimit is no loss: each start can follow a crash.
+var errCloseLimit = errors.New("the member did not close in time and was left as a crash would leave it; nothing acknowledged is lost, the next start reads the log")
+
+// closeWithin waits for the member to close, but not for ever.
+func closeWithin(limit time.Duration, closeMember func() error) error {
+	closed := make(chan error, 1)
+	go func() { closed <- closeMember() }()
+	giveUp := time.NewTimer(limit)
+	defer giveUp.Stop()
+	select {
+	case err := <-closed:
+		return err
+	case <-giveUp.C:
+		return fmt.Errorf("%w (after %v)", errCloseLimit, limit)
+	}
 }

@@ -38,6 +38,7 @@ var (
 	ErrLogGap       = errors.New("the log does not reach back to the newest readable checkpoint: restore this member from a snapshot, or remove and re-add it")
 	ErrNoCheckpoint = errors.New("the directory holds a log but no readable checkpoint: restore this member from a snapshot, or remove and re-add it")
 	ErrHalfFounded  = errors.New("the directory was left half made by a first start with other flags: delete it and start again")
+	ErrHalfRestored = errors.New("the directory was left half made by a restore: restore into it once more, or delete it")
 	ErrNoLog        = errors.New("the log is missing beside an existing checkpoint: restore this member from a snapshot, or remove and re-add it")
 )
 
@@ -70,6 +71,9 @@ func recoverState(ctx context.Context, cfg *Config) (_ *recovered, err error) {
 	// Before anything is written: the directory may be a running etcd's.
 	if info, err := cfg.FS.Stat(filepath.Join(cfg.Dir, "member")); err == nil && info.IsDir {
 		return nil, fmt.Errorf("%s: %w", cfg.Dir, ErrEtcdDir)
+	}
+	if _, err := cfg.FS.Stat(filepath.Join(cfg.Dir, markRestoring)); err == nil {
+		return nil, fmt.Errorf("%s: %w", cfg.Dir, ErrHalfRestored)
 	}
 	if err := vfs.EnsureDir(cfg.FS, cfg.Dir); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"google.golang.org/protobuf/encoding/protowire"
 
@@ -224,23 +225,29 @@ func openSnapshot(fs vfs.FS, file string, skipHash bool) (snapshotFile, error) {
 	return snapshotFile{r, f}, nil
 }
 
-// foundRestored writes the directory: first the log, which names the cluster,
-// then the checkpoint. With the log alone it is refused on start.
+// markRestoring stands in a directory from before anything else of a restore is
+// in it until all is: a member that was started meanwhile would find nothing, and
+// found a cluster of its own.
+const markRestoring = "restoring"
+
+// foundRestored writes the directory.
 func foundRestored(ctx context.Context, cfg *Config, v *machine.View, md wal.Metadata) (err error) {
 	if err := vfs.EnsureDir(cfg.FS, cfg.Dir); err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
-	switch names, err := cfg.FS.ReadDir(cfg.Dir); {
-	case err != nil:
-		return fmt.Errorf("data directory: %w", err)
-	case len(names) > 0:
-		return fmt.Errorf("%s: %w", cfg.Dir, ErrDirInUse)
+	if err := markRestore(cfg); err != nil {
+		return err
 	}
 	lock, err := cfg.FS.Lock(filepath.Join(cfg.Dir, lockFile))
 	if err != nil {
 		return fmt.Errorf("lock data directory %s: %w", cfg.Dir, err)
 	}
 	defer func() { err = errors.Join(err, lock.Close()) }()
+	for _, dir := range []string{logDir, checkpointDir} { // of a restore that was cut short
+		if err := removeFiles(cfg.FS, filepath.Join(cfg.Dir, dir)); err != nil {
+			return fmt.Errorf("data directory: %w", err)
+		}
+	}
 	ckpts, err := checkpoint.OpenDir(cfg.checkpoints())
 	if err != nil {
 		return err
@@ -252,5 +259,45 @@ func foundRestored(ctx context.Context, cfg *Config, v *machine.View, md wal.Met
 	if err := log.Close(); err != nil {
 		return err
 	}
-	return saveCheckpoint(ctx, ckpts, v, nil)
+	if err := saveCheckpoint(ctx, ckpts, v, nil); err != nil {
+		return err
+	}
+	if err := cfg.FS.Remove(filepath.Join(cfg.Dir, markRestoring)); err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	return cfg.FS.SyncDir(cfg.Dir)
+}
+
+// markRestore begins a restore, or begins one again that was cut short.
+func markRestore(cfg *Config) error {
+	names, err := cfg.FS.ReadDir(cfg.Dir)
+	if err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	foreign := func(name string) bool {
+		return !slices.Contains([]string{markRestoring, lockFile, logDir, checkpointDir}, name)
+	}
+	if slices.ContainsFunc(names, foreign) || len(names) > 0 && !slices.Contains(names, markRestoring) {
+		return fmt.Errorf("%s: %w", cfg.Dir, ErrDirInUse)
+	}
+	f, err := cfg.FS.OpenFile(filepath.Join(cfg.Dir, markRestoring), os.O_CREATE|os.O_WRONLY, vfs.FilePerm)
+	if err == nil {
+		err = errors.Join(f.Close(), cfg.FS.SyncDir(cfg.Dir))
+	}
+	if err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	return nil
+}
+
+// removeFiles empties a directory that need not be there.
+func removeFiles(fs vfs.FS, dir string) error {
+	names, err := fs.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	for _, name := range names {
+		err = errors.Join(err, fs.Remove(filepath.Join(dir, name)))
+	}
+	return err
 }

@@ -126,16 +126,25 @@ func TestEveryCrashPointOfARestore(t *testing.T) {
 				t.Logf("%d I/Os; after a cut %d were refused, %d begun again", n, refused, again)
 				return
 			case openErr != nil:
+				if !errors.Is(openErr, node.ErrHalfRestored) {
+					t.Fatalf("cut at I/O %d (%v): %v", cut, mode, openErr)
+				}
 				refused++
 			case cluster == restored && at != rev:
 				t.Fatalf("cut at I/O %d (%v): half of the data was taken for all: revision %d instead of %d", cut, mode, at, rev)
 			case cluster != restored && at != 1:
 				t.Fatalf("cut at I/O %d (%v): another cluster (%x) at revision %d", cut, mode, cluster, at)
 			}
-			// The operator deletes what is left, as the refusal says, and starts over.
+			// The operator restores into what is left, as the refusal says, unless a member has been made of it.
 			disk = disk.Crash(w.rng, vfs.CrashKeep)
-			if err := restore(disk); !errors.Is(err, node.ErrDirInUse) {
+			if err := restore(disk); openErr == nil != errors.Is(err, node.ErrDirInUse) || openErr != nil && err != nil {
 				t.Fatalf("cut at I/O %d (%v): restoring over what is left: %v", cut, mode, err)
+			}
+			if openErr == nil {
+				continue
+			}
+			if cluster, at, err := open(disk); err != nil || cluster != restored || at != rev {
+				t.Fatalf("cut at I/O %d (%v), then restored: cluster %x at revision %d, %v", cut, mode, cluster, at, err)
 			}
 			again++
 		}

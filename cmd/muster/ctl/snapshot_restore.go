@@ -28,7 +28,7 @@ func snapshotRestoreCommand(g *globals) *cobra.Command {
 		Short: "Make the data directory of a new cluster's member from a snapshot file",
 		Long: `Make the data directory of a new cluster's member from a snapshot file, muster's or etcd's. Run it once for each member,
 with the same file and options but for --name and --data-dir; then start all of them. Members restored from different
-data refuse each other.
+data refuse each other. A directory that a restore was cut short in is not started; restore into it once more.
 
 The revision is raised and the history before it marked compacted, so that nobody who knew the old cluster mistakes a
 new revision for an old one, and create revisions go on rising as fencing tokens must. --bump-revision 0 leaves it out.`,

@@ -65,10 +65,12 @@ func parseHashCheck(b []byte) (index, hash uint64, comparable bool, err error) {
 }
 
 // Verdict is what the members found when their hashes at an index differed: the
-// hash of a majority of the voters, and who had another one.
+// hash of a majority of the voters, and who had another one. An undecided one says
+// who disagreed, without a majority for any hash.
 type Verdict struct {
 	Index, Hash uint64
 	Diverged    []uint64 // members
+	Undecided   bool
 }
 
 // Encode gives the body of a HashVerdict.
@@ -77,7 +79,7 @@ func (v Verdict) Encode() []byte {
 	for _, id := range v.Diverged {
 		b = appendInt(b, 4, int64(id))
 	}
-	return b
+	return appendBool(b, 5, v.Undecided)
 }
 
 func parseVerdict(b []byte) (v Verdict, comparable bool, err error) {
@@ -90,8 +92,12 @@ func parseVerdict(b []byte) (v Verdict, comparable bool, err error) {
 			return v, false, err
 		}
 		b = rest
-		if f.num == 4 && f.typ == protowire.VarintType {
+		switch {
+		case f.typ != protowire.VarintType:
+		case f.num == 4:
 			v.Diverged = append(v.Diverged, f.u)
+		case f.num == 5:
+			v.Undecided = f.u != 0
 		}
 	}
 	return v, comparable, nil

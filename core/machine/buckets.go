@@ -45,6 +45,7 @@ const (
 
 	musterFormat   = "format" // of this bucket; the others are etcd's to version
 	musterFull     = "full"
+	musterDisputed = "disputed"
 	musterHash     = "hash" // version, then value
 	musterMaxTime  = "maxTime"
 	musterRevision = "revision"
@@ -86,6 +87,9 @@ func (v *View) Buckets() ([]Bucket, error) {
 		{musterMaxTime, be64(uint64(v.MaxTime))},
 		{musterRevision, be64(uint64(v.KV.Rev()))},
 		{musterSettings, v.Settings.Encode()},
+	}
+	if v.Disputed {
+		muster = append(muster, pair{musterDisputed, []byte{1}})
 	}
 	if v.full {
 		muster = append(muster, pair{musterFull, []byte{1}})

@@ -85,6 +85,7 @@ func (m *Machine) applyAlarm(body []byte, want bool) ([]byte, error) {
 			shown = append(shown, a)
 		}
 		m.full = m.full && m.alarms.has(pb.AlarmType_NOSPACE)
+		m.disputed = m.disputed && m.alarms.has(pb.AlarmType_CORRUPT)
 	}
 	if !want {
 		return nil, nil
@@ -204,21 +205,30 @@ func (m *Machine) applyHashCheck(body []byte, want bool) ([]byte, error) {
 }
 
 // applyVerdict stops this member if the majority's hash at the index is not its
-// own. The others go on; if they had been stopped by the CORRUPT alarm because
-// nobody could tell who was right, that is over.
+// own. The others go on; if an undecided verdict had stopped them by the CORRUPT
+// alarm, that is over. One that was raised by hand stands until it is disarmed: who
+// raised it may have compared more than these hashes cover.
 func (m *Machine) applyVerdict(body []byte, want bool) ([]byte, error) {
 	v, comparable, err := parseVerdict(body)
 	if err != nil {
 		return nil, err
 	}
+	if v.Undecided {
+		for _, id := range v.Diverged {
+			m.disputed = true
+			m.setAlarm(RaisedAlarm{Member: id, Type: pb.AlarmType_CORRUPT}, true)
+		}
+		return emptyReply(want), nil
+	}
 	if own, known := m.hashAt(v.Index); known && comparable && own != v.Hash {
 		return nil, fmt.Errorf("%w: at index %d its hash is %016x, theirs is %016x", ErrDiverged, v.Index, own, v.Hash)
 	}
 	for _, a := range m.alarms { // replaced, never modified: safe to walk
-		if a.Type == pb.AlarmType_CORRUPT {
+		if a.Type == pb.AlarmType_CORRUPT && m.disputed {
 			m.setAlarm(a, false)
 		}
 	}
+	m.disputed = false
 	for _, id := range v.Diverged {
 		m.diverged++
 		m.log.Error("a member's state has diverged: it stops", "member", membership.FormatID(id), "index", v.Index,

@@ -37,7 +37,10 @@ type Machine struct {
 	alarms   alarmList
 	// full says that the NOSPACE alarm was raised because the quota was reached, so
 	// that it is to be cleared once there is room again.
-	full           bool
+	full bool
+	// disputed says that the CORRUPT alarm was raised because no majority had one
+	// hash, so that it is to be cleared once one has.
+	disputed       bool
 	clusterVersion string
 	maxTime        int64 // the latest of all commands' times
 	confState      *raftpb.ConfState

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -204,7 +205,7 @@ func TestDivergedMemberIsToldApart(t *testing.T) {
 		return b.apply(machine.HashVerdict, machine.Verdict{Index: index, Hash: hash, Diverged: []uint64{7}}.Encode()).Err
 	}
 	// Nobody could tell who was right; then the majority turned out to agree with this member.
-	b.apply(machine.Alarm, marshal(t, &pb.AlarmRequest{Action: pb.AlarmRequest_ACTIVATE, MemberID: 7, Alarm: pb.AlarmType_CORRUPT}))
+	b.apply(machine.HashVerdict, machine.Verdict{Index: b2.Index, Diverged: []uint64{7}, Undecided: true}.Encode())
 	if err := b.put("k", "v", 0); !errors.Is(err, machine.ErrCorrupt) {
 		t.Fatalf("a put under the alarm: %v", err)
 	}
@@ -219,6 +220,45 @@ func TestDivergedMemberIsToldApart(t *testing.T) {
 	}
 	if err := verdict(b2.Index, theirs); !errors.Is(err, machine.ErrDiverged) || !machine.Fatal(err) {
 		t.Fatalf("a verdict about this member: %v", err)
+	}
+}
+
+func TestOnlyAnAlarmThatADisputeRaisedEndsWithIt(t *testing.T) {
+	const operators, disputes = 1, 2
+	alarm := func(action pb.AlarmRequest_AlarmAction) []byte {
+		return marshal(t, &pb.AlarmRequest{Action: action, MemberID: operators, Alarm: pb.AlarmType_CORRUPT})
+	}
+	undecided := machine.Verdict{Diverged: []uint64{disputes}, Undecided: true}.Encode()
+	decided := machine.Verdict{Index: 1 << 40}.Encode()
+	for name, c := range map[string]struct {
+		do   func(*rig)
+		want []machine.RaisedAlarm
+	}{
+		"by hand":    {func(r *rig) { r.apply(machine.Alarm, alarm(pb.AlarmRequest_ACTIVATE)) }, []machine.RaisedAlarm{{Member: operators, Type: pb.AlarmType_CORRUPT}}},
+		"by dispute": {func(r *rig) { r.apply(machine.HashVerdict, undecided) }, nil},
+		"by dispute, disarmed, then by hand": {func(r *rig) {
+			r.apply(machine.HashVerdict, undecided)
+			r.apply(machine.Alarm, marshal(t, &pb.AlarmRequest{Action: pb.AlarmRequest_DEACTIVATE, MemberID: disputes, Alarm: pb.AlarmType_CORRUPT}))
+			r.apply(machine.Alarm, alarm(pb.AlarmRequest_ACTIVATE))
+		}, []machine.RaisedAlarm{{Member: operators, Type: pb.AlarmType_CORRUPT}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, machine.Config{})
+			c.do(r)
+			before := r.m.Publish()
+			if !before.HasAlarm(pb.AlarmType_CORRUPT) {
+				t.Fatal("no alarm")
+			}
+			again, err := machine.Restore(machine.Config{}, dump(t, before))
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.m = again // who raised it outlives a restart
+			r.apply(machine.HashVerdict, decided)
+			if got := r.m.Publish().Alarms; !slices.Equal(got, c.want) {
+				t.Errorf("after a verdict: %v, want %v", got, c.want)
+			}
+		})
 	}
 }
 

@@ -65,7 +65,7 @@ func Refound(cfg Config, src Source, bump int64, markCompacted bool, members ...
 	}
 	m.members, m.confState = fresh.members, fresh.confState
 	m.members.SetMaxLearners(int(m.settings.MaxLearners))
-	m.alarms, m.full, m.clusterVersion = nil, false, ""
+	m.alarms, m.full, m.disputed, m.clusterVersion = nil, false, false, ""
 	m.index, m.term, m.hash, m.recent = 0, 0, 0, hashLog{} // the content is what it is
 	// A member founded from other data, or from none, is found out by the first
 	// comparison of hashes.
@@ -207,6 +207,8 @@ func (r *restoring) muster(k, v []byte) error {
 		return err
 	case musterFull:
 		m.full = true
+	case musterDisputed:
+		m.disputed = true
 	default:
 		return fmt.Errorf("%w: it holds %q", ErrNewerCheckpoint, k)
 	}

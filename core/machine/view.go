@@ -24,6 +24,7 @@ type View struct {
 	ClusterVersion string // "" until a leader has set it
 	MaxTime        int64  // latest wall clock of any leader, unix nanoseconds
 	Used           int64  // bytes as the quota (Settings.Quota) counts them
+	Disputed       bool   // the CORRUPT alarm is to end with the next verdict
 	Diverged       uint64 // members found to have diverged since this one started; not replicated
 	Hash           uint64 // over all effects and what they led to, of version stateVersion
 
@@ -52,6 +53,7 @@ func (m *Machine) Publish() *View {
 		ClusterVersion: m.clusterVersion,
 		MaxTime:        m.maxTime,
 		Used:           m.used(),
+		Disputed:       m.disputed,
 		Diverged:       m.diverged,
 		Hash:           m.stateHash(),
 		running:        m.hash,

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/musterhq/muster/core/machine"
 )
@@ -20,8 +19,9 @@ import (
 // is right, whoever led, and members that have another one stop. A leader that
 // has diverged itself is thus stopped by its own entry. While there is no
 // majority for any hash, nobody can tell what is right, so nothing may be served:
-// the CORRUPT alarm is raised. It lasts until a check finds a majority after all,
+// an undecided verdict raises the CORRUPT alarm. It lasts until a check finds a majority after all,
 // for another voter has come, or the operator has removed the one he takes to be wrong.
+// An alarm that was raised by hand is none of this.
 //
 // A verdict costs no majority its members, so it can't take the quorum away.
 type dispute struct {
@@ -58,7 +58,7 @@ func (s *Stepper) noteChecked(found []machine.Checked) {
 			d.checked = d.checked[1:]
 		}
 		switch {
-		case s.leases.active && (c.Differs || corrupt(s.cfg.View())): // it was another leader's check, or may end the alarm
+		case s.leases.active && (c.Differs || s.cfg.View().Disputed): // it was another leader's check, or may end the alarm
 			s.takeHash(s.cfg.ID, c.Index, c.Hash)
 		case c.Differs:
 			s.tellHash(s.leader, c.Index)
@@ -116,7 +116,7 @@ func (s *Stepper) judge(v *machine.View) {
 			wrong = append(wrong, id)
 		}
 	}
-	if len(wrong) == 0 && (d.judged || !corrupt(v)) {
+	if len(wrong) == 0 && (d.judged || !v.Disputed) {
 		return
 	}
 	if s.own(machine.HashVerdict, machine.Verdict{Index: d.index, Hash: right, Diverged: wrong}.Encode()) != 0 {
@@ -158,8 +158,6 @@ func (s *Stepper) disputed(v *machine.View) bool {
 	return true
 }
 
-func corrupt(v *machine.View) bool { return v.HasAlarm(pb.AlarmType_CORRUPT) }
-
 // allHeardFrom reports whether every voter that is there has told its hash.
 func (s *Stepper) allHeardFrom(v *machine.View) bool {
 	for _, id := range v.ConfState.GetVoters() {
@@ -173,14 +171,9 @@ func (s *Stepper) allHeardFrom(v *machine.View) bool {
 
 // alarmCorrupt stops reads and writes while nobody can tell whose state is right.
 func (s *Stepper) alarmCorrupt(v *machine.View) {
-	if corrupt(v) {
+	if v.HasAlarm(pb.AlarmType_CORRUPT) {
 		return
 	}
-	for _, id := range slices.Sorted(maps.Keys(s.dispute.hashes)) {
-		body, err := proto.Marshal(&pb.AlarmRequest{Action: pb.AlarmRequest_ACTIVATE, MemberID: id, Alarm: pb.AlarmType_CORRUPT})
-		if err != nil {
-			panic("node: an alarm can't be encoded: " + err.Error())
-		}
-		s.own(machine.Alarm, body)
-	}
+	told := slices.Sorted(maps.Keys(s.dispute.hashes))
+	s.own(machine.HashVerdict, machine.Verdict{Index: s.dispute.index, Diverged: told, Undecided: true}.Encode())
 }

@@ -2,7 +2,14 @@ package node
 
 import (
 	"bytes"
+	"slices"
 	"testing"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/musterhq/muster/core/machine"
 )
 
 func TestAMajorityOfTheVotersSaysWhoseHashIsRight(t *testing.T) {
@@ -41,5 +48,49 @@ func TestHashesTravelBetweenMembers(t *testing.T) {
 		if _, err := DecodeMessage(bytes.Clone(b[:len(b)-1])); err == nil {
 			t.Errorf("half of %+v was taken", m)
 		}
+	}
+}
+
+// propose takes a command of member 1's through the log.
+func (c *trio) propose(kind machine.Kind, body []byte) {
+	b := NewBatch(64, time.Hour)
+	b.Add(&machine.Command{Kind: kind, ID: c.nextID(), Member: 1, Body: body})
+	c.steps[1].Propose(b)
+	c.settle()
+}
+
+func TestAnAlarmRaisedByHandIsNoDispute(t *testing.T) {
+	c := newTrio(t)
+	body, err := proto.Marshal(&pb.AlarmRequest{Action: pb.AlarmRequest_ACTIVATE, MemberID: 2, Alarm: pb.AlarmType_CORRUPT})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.propose(machine.Alarm, body)
+	asked := 0
+	c.sent = func(_ uint64, e Envelope) {
+		if e.Msg.kind == msgAskHash {
+			asked++
+		}
+	}
+	for range 50 { // five checks
+		c.tick()
+		c.put(1, nil) // something new to check
+	}
+	if got, want := c.views[3].Alarms, []machine.RaisedAlarm{{Member: 2, Type: pb.AlarmType_CORRUPT}}; !slices.Equal(got, want) || asked != 0 {
+		t.Errorf("alarms %v, want %v; hashes asked for %d times", got, want, asked)
+	}
+}
+
+func TestWithoutAMajorityForAnyHashNobodyServes(t *testing.T) {
+	c := newTrio(t)
+	for id := range c.apps { // each its own history
+		c.apps[id].Machine.Apply(0, 1, (&machine.Command{Kind: machine.Put, Body: []byte{0x0a, 1, byte('a' + id)}}).AppendTo(nil), false)
+	}
+	for range 50 {
+		c.tick()
+	}
+	v := c.views[2]
+	if !v.HasAlarm(pb.AlarmType_CORRUPT) || !v.Disputed || len(v.Alarms) != 3 {
+		t.Fatalf("alarms %v, disputed %v", v.Alarms, v.Disputed)
 	}
 }

@@ -395,7 +395,7 @@ func (s *Stepper) check() {
 		s.settleSettings(v.Settings)
 	}
 	s.versioned = true
-	if s.disputed(v) || v.Index == s.checkedAt || len(v.Members) == 1 && !corrupt(v) {
+	if s.disputed(v) || v.Index == s.checkedAt || len(v.Members) == 1 && !v.Disputed {
 		return
 	}
 	s.own(machine.HashCheck, machine.EncodeHashCheck(v.Index, v.Hash))

@@ -64,7 +64,7 @@ flag, 5 ended by the server, 128 wrong arguments, 130 and 143 ended by a signal.
 	}
 	add(groupKV, getCommand(g), putCommand(g), delCommand(g), txnCommand(g), watchCommand(g), leaseCommand(g), compactionCommand(g))
 	add(groupConcurrency, lockCommand(g), electCommand(g))
-	add(groupCluster, memberCommand(g), endpointCommand(g), moveLeaderCommand(g), snapshotCommand(g))
+	add(groupCluster, memberCommand(g), endpointCommand(g), moveLeaderCommand(g), alarmCommand(g), snapshotCommand(g))
 	add(groupServices, serviceCommand(g))
 	add(groupUtility, versionCommand(g), completionCommand(g), optionsCommand(g))
 

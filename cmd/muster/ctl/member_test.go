@@ -3,12 +3,18 @@ package ctl
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"github.com/musterhq/muster/core/vfs"
 	"github.com/musterhq/muster/sdk/mustertest"
 )
 
@@ -100,5 +106,35 @@ func TestSnapshotIsSavedDescribedAndRestored(t *testing.T) {
 	}
 	if code, _, errOut := says(t, endpoint+",http://127.0.0.1:1", "snapshot", "save", file); code != 5 || !strings.Contains(errOut, "not multiple") {
 		t.Errorf("saving from two members: exit code %d, errors %q", code, errOut)
+	}
+}
+
+func TestASnapshotThatMayNotBeOnDiskDoesNotGetItsName(t *testing.T) {
+	state := []byte("all there is")
+	hash := sha256.Sum256(state)
+	broken := errors.New("the disk is broken")
+	for _, kind := range []vfs.Kind{vfs.OpWrite, vfs.OpSync, vfs.OpRename} {
+		messages := []*pb.SnapshotResponse{{Blob: state}, {Blob: hash[:], Version: "3.7.0"}}
+		recv := func() (*pb.SnapshotResponse, error) {
+			if len(messages) == 0 {
+				return nil, io.EOF
+			}
+			m := messages[0]
+			messages = messages[1:]
+			return m, nil
+		}
+		disk := vfs.NewMem()
+		if err := vfs.EnsureDir(disk, "/backups"); err != nil {
+			t.Fatal(err)
+		}
+		_, err := saveSnapshot(vfs.NewFault(disk, func(op vfs.Op) error {
+			if op.Kind == kind {
+				return broken
+			}
+			return nil
+		}), "/backups/s.db", recv)
+		if names, _ := disk.ReadDir("/backups"); !errors.Is(err, broken) || len(names) != 0 {
+			t.Errorf("%v fails: %v, and in the directory are %v", kind, err, names)
+		}
 	}
 }

@@ -76,32 +76,39 @@ once it is whole, verified and on disk. --command-timeout limits the whole trans
 	}
 }
 
-// fetchSnapshot writes to a file beside the named one, which is put in place only when all is well.
 func fetchSnapshot(ctx context.Context, c pb.MaintenanceClient, name string) (version string, err error) {
-	part := name + ".part"
-	f, err := os.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return "", fmt.Errorf("could not open %s: %w", part, err)
-	}
-	defer func() {
-		if err != nil {
-			_ = f.Close()
-			_ = os.Remove(part) // the error that matters is told
-		}
-	}()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := c.Snapshot(ctx, &pb.SnapshotRequest{})
 	if err != nil {
 		return "", err
 	}
-	if version, err = receiveSnapshot(stream.Recv, f); err != nil {
+	return saveSnapshot(vfs.OS(), name, stream.Recv)
+}
+
+// saveSnapshot writes to a file beside the named one, which is put in place only when all is well.
+func saveSnapshot(fs vfs.FS, name string, recv func() (*pb.SnapshotResponse, error)) (version string, err error) {
+	part := name + ".part"
+	f, err := fs.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, vfs.FilePerm)
+	if err != nil {
+		return "", fmt.Errorf("could not open %s: %w", part, err)
+	}
+	defer func() {
+		if err != nil {
+			_ = fs.Remove(part) // the error that matters is told
+		}
+	}()
+	if version, err = receiveSnapshot(recv, f); err != nil {
+		_ = f.Close()
 		return version, err
 	}
-	if err := errors.Join(f.Sync(), f.Close(), os.Rename(part, name)); err != nil {
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
 		return version, fmt.Errorf("could not save the snapshot: %w", err)
 	}
-	return version, vfs.OS().SyncDir(filepath.Dir(name))
+	if err := fs.Rename(part, name); err != nil {
+		return version, fmt.Errorf("could not save the snapshot: %w", err)
+	}
+	return version, fs.SyncDir(filepath.Dir(name))
 }
 
 // receiveSnapshot copies a snapshot and checks it against the hash in its last message.

@@ -128,7 +128,11 @@ const maxRevision = 1 << 62
 
 func (r *restoring) finish(cfg Config, adjust func(rev, compactRev int64) (int64, int64)) (_ *Machine, err error) {
 	m := r.m
-	rev, compactRev := adjust(max(r.rev, r.compactRev), r.compactRev)
+	// Before it is raised, too: raised beyond where numbers end it would be small.
+	rev, compactRev := max(r.rev, r.compactRev), r.compactRev
+	if rev <= maxRevision {
+		rev, compactRev = adjust(rev, compactRev)
+	}
 	if rev > maxRevision {
 		return nil, fmt.Errorf("%w: revision %d leaves no room for more", ErrBadCheckpoint, rev)
 	}

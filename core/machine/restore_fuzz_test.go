@@ -49,8 +49,12 @@ func TestACheckpointThatStandsWhereNumbersEndIsRefused(t *testing.T) {
 		{"meta", "finishedCompactRev", append(slices.Clone(end), "_\x00\x00\x00\x00\x00\x00\x00\x00"...)},
 		{"meta", "consistent_index", bytes.Repeat([]byte{0xff}, 8)}, // the next entry would be the first
 	} {
-		if _, err := machine.Restore(machine.Config{}, base.withPair(c.bucket, []byte(c.key), c.value, false)); !errors.Is(err, machine.ErrBadCheckpoint) {
+		src := base.withPair(c.bucket, []byte(c.key), c.value, false)
+		if _, err := machine.Restore(machine.Config{}, src); !errors.Is(err, machine.ErrBadCheckpoint) {
 			t.Errorf("%s %s: got %v, want ErrBadCheckpoint", c.bucket, c.key, err)
+		}
+		if _, err := machine.Refound(machine.Config{}, src, 1<<40, true, founders()...); !errors.Is(err, machine.ErrBadCheckpoint) {
+			t.Errorf("%s %s, for a new cluster: got %v, want ErrBadCheckpoint", c.bucket, c.key, err)
 		}
 	}
 }

@@ -42,7 +42,7 @@ func NewSet(members []Member, removed []uint64) (*Set, error) {
 	}
 	urls := make(map[string]uint64)
 	for i, m := range s.members {
-		if m.ID == raft.None || raft.IsLocalMsgTarget(m.ID) {
+		if impossible(m.ID) {
 			return nil, fmt.Errorf("%w: member %q has id %s, which no member can have", ErrBadChange, m.Name, FormatID(m.ID))
 		}
 		if i > 0 && s.members[i-1].ID == m.ID {
@@ -60,6 +60,9 @@ func NewSet(members []Member, removed []uint64) (*Set, error) {
 	}
 	return s, nil
 }
+
+// impossible ids are raft's own: nobody, its disk, its state machine.
+func impossible(id uint64) bool { return id == raft.None || raft.IsLocalMsgTarget(id) }
 
 // SetMaxLearners changes how many learners there may be (0: the default).
 func (s *Set) SetMaxLearners(n int) { s.maxLearners = n }
@@ -97,8 +100,8 @@ func (s *Set) Check(c Change) error {
 	}
 	switch c.Op {
 	case AddVoter, AddLearner:
-		if id == 0 {
-			return fmt.Errorf("%w: member id 0", ErrBadChange)
+		if impossible(id) {
+			return fmt.Errorf("%w: no member can have id %s", ErrBadChange, FormatID(id))
 		}
 		if exists {
 			return fmt.Errorf("%w: %s", ErrIDExists, FormatID(id))

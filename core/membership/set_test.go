@@ -37,6 +37,7 @@ func TestChangesAreRefusedByTheSameRulesAsEtcd(t *testing.T) {
 		{"add a known id", membership.Change{Op: membership.AddVoter, Member: member(2, "http://d")}, membership.ErrIDExists},
 		{"add a used url", membership.Change{Op: membership.AddVoter, Member: member(4, "http://b")}, membership.ErrPeerURLExists},
 		{"add id 0", membership.Change{Op: membership.AddVoter, Member: member(0, "http://d")}, membership.ErrBadChange},
+		{"add the id of raft's disk", membership.Change{Op: membership.AddVoter, Member: member(1<<64-1, "http://d")}, membership.ErrBadChange},
 		{"add a second learner", membership.Change{Op: membership.AddLearner, Member: member(4, "http://d")}, membership.ErrTooManyLearners},
 		{"promote the learner", membership.Change{Op: membership.Promote, Member: member(3)}, nil},
 		{"promote a voter", membership.Change{Op: membership.Promote, Member: member(2)}, membership.ErrNotLearner},

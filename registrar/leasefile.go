@@ -60,7 +60,9 @@ func openLeaseFile(path, owner string) (*leaseFile, memory, error) {
 	case errors.Is(err, fs.ErrNotExist):
 		return f, memory{}, nil
 	case err == nil:
-		err = json.Unmarshal(data, &m)
+		if err = json.Unmarshal(data, &m); err == nil && m.Lease != "" && m.id() == 0 {
+			err = fmt.Errorf("%q is no lease's id", m.Lease)
+		}
 	}
 	if err != nil {
 		f.close()

@@ -486,11 +486,13 @@ func TestALeaseFileOfAnotherOwnerOrOfGarbage(t *testing.T) {
 		t.Fatalf("%+v, %v", m, err)
 	}
 	f.close()
-	if err := os.WriteFile(path, []byte(`garbage`), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := openLeaseFile(path, "h1"); !errors.Is(err, ErrLeaseFile) || !strings.Contains(err.Error(), "repair or remove it") {
-		t.Fatalf("got %v", err)
+	for _, garbage := range []string{`garbage`, `{"lease":"7b or so","epoch":5,"owner":"h1"}`} {
+		if err := os.WriteFile(path, []byte(garbage), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := openLeaseFile(path, "h1"); !errors.Is(err, ErrLeaseFile) || !strings.Contains(err.Error(), "repair or remove it") {
+			t.Fatalf("%s: got %v", garbage, err)
+		}
 	}
 	if _, _, err := openLeaseFile(filepath.Join(dir, "no", "such"), "h1"); !errors.Is(err, ErrLeaseFile) {
 		t.Fatalf("got %v", err)

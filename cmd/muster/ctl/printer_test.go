@@ -2,7 +2,10 @@ package ctl
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -125,16 +128,64 @@ func TestPrefixesEndBeforeTheNextKey(t *testing.T) {
 	}
 }
 
+// FuzzTransactionLines checks that a comparison or a request that is read is a whole one, and that a comparison written
+// out again is read as the same.
 func FuzzTransactionLines(f *testing.F) {
 	f.Add(`mod("k") > "0"`)
 	f.Add(`put k "v" --lease 1f`)
 	f.Add(`value("a")`)
+	f.Add(`lease("\xff") != "-1f"`)
 	f.Fuzz(func(t *testing.T, line string) {
-		if c, err := parseCompare(line); err == nil && c.GetTargetUnion() == nil {
-			t.Errorf("%q makes a compare without operand", line)
+		if c, err := parseCompare(line); err == nil {
+			again, err := parseCompare(compareLine(t, c))
+			if err != nil || !proto.Equal(c, again) {
+				t.Errorf("%q makes %v, which is written as %s and read as %v, %v", line, c, compareLine(t, c), again, err)
+			}
 		}
 		if r, err := parseRequest(line); err == nil && r.GetRequest() == nil {
 			t.Errorf("%q makes an empty request", line)
+		}
+	})
+}
+
+func compareLine(t *testing.T, c *pb.Compare) string {
+	t.Helper()
+	var target, operand string
+	switch u := c.GetTargetUnion().(type) {
+	case *pb.Compare_Version:
+		target, operand = "ver", strconv.FormatInt(u.Version, 10)
+	case *pb.Compare_CreateRevision:
+		target, operand = "c", strconv.FormatInt(u.CreateRevision, 10)
+	case *pb.Compare_ModRevision:
+		target, operand = "m", strconv.FormatInt(u.ModRevision, 10)
+	case *pb.Compare_Lease:
+		target, operand = "lease", strconv.FormatInt(u.Lease, 16)
+	case *pb.Compare_Value:
+		target, operand = "val", string(u.Value)
+	default:
+		t.Fatalf("%v has no operand", c)
+	}
+	result := map[pb.Compare_CompareResult]string{pb.Compare_EQUAL: "=", pb.Compare_NOT_EQUAL: "!=", pb.Compare_LESS: "<", pb.Compare_GREATER: ">"}
+	return fmt.Sprintf("%s(%q) %s %q", target, c.Key, result[c.Result], operand)
+}
+
+// FuzzWords checks that the words of a line, each in quotes, are read as the same again.
+func FuzzWords(f *testing.F) {
+	f.Add(`put 'a "b" \n' "\x00\u00e9" x`)
+	f.Add("watch\tfoo -- echo \"\"\r")
+	f.Add(`get --sort-by="KEY" a"b`)
+	f.Fuzz(func(t *testing.T, line string) {
+		words, err := splitWords(line)
+		if err != nil {
+			return
+		}
+		var quoted []string
+		for _, w := range words {
+			quoted = append(quoted, strconv.Quote(w))
+		}
+		again, err := splitWords(strings.Join(quoted, " "))
+		if err != nil || !slices.Equal(again, words) {
+			t.Errorf("%q has the words %q, which in quotes are %q, %v", line, words, again, err)
 		}
 	})
 }

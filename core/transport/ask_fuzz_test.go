@@ -52,13 +52,17 @@ func FuzzAnswer(f *testing.F) {
 		if !bytes.Equal(conn.told.Bytes(), hello{kind: infoConn}.encode()) {
 			t.Fatalf("it was told %x", conn.told.Bytes())
 		}
-		if len(b) < 2 || len(b) < 2+int(b[1]) {
+		end := 2 // of the welcome
+		if len(b) > 1 {
+			end += int(b[1])
+		}
+		if len(b) < end {
 			if err == nil {
 				t.Fatalf("%x was taken for an answer: %x", b, got)
 			}
 			return
 		}
-		reason, rest := string(b[2:2+b[1]]), b[2+b[1]:]
+		reason, rest := string(b[2:end]), b[end:]
 		switch removed := errors.Is(err, ErrRemoved); {
 		case removed != (status(b[0]) == statusRemoved), !removed && errors.Is(err, ErrRefused) != (b[0] > 0):
 			t.Fatalf("%x: got %v", b, err)

@@ -97,12 +97,10 @@ func FuzzMembershipChanges(f *testing.F) {
 	f.Fuzz(func(t *testing.T, script []byte) {
 		raft := &raftsView{tracker.MakeProgressTracker(1, 0)}
 		typ := raftpb.ConfChangeType_ConfChangeAddNode
-		var ids []uint64
 		for _, m := range founders() {
 			if err := raft.apply(&raftpb.ConfChangeV2{Changes: []*raftpb.ConfChangeSingle{{Type: &typ, NodeId: &m.ID}}}); err != nil {
 				t.Fatal(err)
 			}
-			ids = append(ids, m.ID)
 		}
 		always := newPair(t).m
 		restarted := newPair(t).m

@@ -18,7 +18,7 @@ import (
 // The scripts in testdata drive one lessor. Commands take key=value arguments;
 // times are durations since the origin.
 func TestLessorScripts(t *testing.T) {
-	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
+	datadriven.Walk(t, "testdata/scripts", func(t *testing.T, path string) {
 		var l *lease.Lessor
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			var at, extend time.Duration

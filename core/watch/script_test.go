@@ -25,7 +25,7 @@ import (
 //	poll [n=N] [stream=]     responses that can be had, at most N
 //	stats
 func TestScripts(t *testing.T) {
-	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
+	datadriven.Walk(t, "testdata/scripts", func(t *testing.T, path string) {
 		sc := &script{t: t}
 		sc.restart(Config{})
 		datadriven.RunTest(t, path, sc.run)

@@ -23,16 +23,7 @@ func (v victims) String() string {
 
 // draw favours what leaves a quorum, or nothing else would be seen.
 func draw(rng *rand.Rand) victims {
-	switch n := rng.IntN(100); {
-	case n < 35:
-		return anyOne
-	case n < 65:
-		return theLeader
-	case n < 80:
-		return anyTwo
-	default:
-		return all
-	}
+	return oneOf(rng, share[victims]{35, anyOne}, share[victims]{30, theLeader}, share[victims]{15, anyTwo}, share[victims]{20, all})
 }
 
 // hit kills them, all within the same instant, and counts what it hit.

@@ -157,18 +157,24 @@ func (l *load) work(name string, s store) {
 }
 
 func choose(rng *rand.Rand) opKind {
-	switch n := rng.IntN(100); {
-	case n < 30:
-		return opGet
-	case n < 55:
-		return opPut
-	case n < 65:
-		return opPair
-	case n < 75:
-		return opDelete
-	default:
-		return opCAS
+	return oneOf(rng, share[opKind]{30, opGet}, share[opKind]{25, opPut}, share[opKind]{10, opPair}, share[opKind]{10, opDelete}, share[opKind]{25, opCAS})
+}
+
+// share is how many draws in a hundred give what.
+type share[T any] struct {
+	percent int
+	what    T
+}
+
+// oneOf draws by shares, which make a hundred.
+func oneOf[T any](rng *rand.Rand, shares ...share[T]) T {
+	n := rng.IntN(100)
+	for _, s := range shares {
+		if n -= s.percent; n < 0 {
+			return s.what
+		}
 	}
+	panic("chaos: the shares make less than a hundred")
 }
 
 // do asks and fills in the answer.

@@ -2,12 +2,9 @@ package chaos
 
 import (
 	"flag"
-	"fmt"
 	"os"
 	"testing"
 	"time"
-
-	"go.uber.org/goleak"
 
 	"github.com/musterhq/muster/cmd/muster/e2e/program"
 )
@@ -26,39 +23,7 @@ var (
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	os.Exit(run(m))
-}
-
-func run(m *testing.M) int {
-	if testing.Short() {
-		fmt.Println("chaos: left out with -short")
-		return 0
-	}
-	// etcd's client reports each retry otherwise, and there will be thousands.
-	if err := os.Setenv("ETCD_CLIENT_DEBUG", "fatal"); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	dir, err := os.MkdirTemp("", "muster-chaos-build-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	if muster, err = program.Build(dir); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	code := m.Run()
-	if left := program.Children(); len(left) > 0 {
-		fmt.Fprintf(os.Stderr, "chaos: processes are left behind: %v\n", left)
-		code = 1
-	}
-	if err := goleak.Find(); err != nil && code == 0 {
-		fmt.Fprintln(os.Stderr, "chaos:", err)
-		code = 1
-	}
-	return code
+	os.Exit(program.Run(m, "chaos", &muster))
 }
 
 // seed is the one that was asked for, or a new one.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -94,22 +93,6 @@ func requireStopped(t *testing.T, m *Member, id string) {
 		m.Name, id, "diverged", "at index", "its hash is", "theirs is", "muster ctl member remove "+id, "--initial-cluster-state=existing")
 }
 
-// diverged is what a member's metric says.
-func diverged(t *testing.T, m *Member) string {
-	t.Helper()
-	r, err := http.Get("http://" + m.Client + "/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Body.Close()
-	body, err := io.ReadAll(r.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, after, _ := strings.Cut(string(body), "\nmuster_server_diverged_members_total ")
-	return firstLine(after)
-}
-
 func hashes(t *testing.T, endpoints []string) map[string]bool {
 	t.Helper()
 	r := runProgram(t, nil, "", muster, "ctl", "--endpoints="+strings.Join(endpoints, ","), "endpoint", "hashkv", "--write-out=simple")
@@ -154,7 +137,7 @@ func TestAMemberWhoseStateDiffersStopsAndSaysWhatToDo(t *testing.T) {
 		if m == odd {
 			continue
 		}
-		eventually(t, m.Name+" counts the diverged member", func() bool { return diverged(t, m) == "1" })
+		eventually(t, m.Name+" counts the diverged member", func() bool { return metric(t, m, "muster_server_diverged_members_total") == 1 })
 		if !strings.Contains(m.Log(), `"member":"`+id) {
 			t.Errorf("%s doesn't log who has diverged:\n%s", m.Name, tail(m.Log()))
 		}

@@ -2,12 +2,9 @@ package e2e
 
 import (
 	"flag"
-	"fmt"
 	"os"
 	"os/exec"
 	"testing"
-
-	"go.uber.org/goleak"
 
 	"github.com/musterhq/muster/cmd/muster/e2e/program"
 )
@@ -23,39 +20,7 @@ func TestMain(m *testing.M) {
 		os.Exit(floodWorker(spec)) // the crowd of the overload tests
 	}
 	flag.Parse()
-	os.Exit(run(m))
-}
-
-func run(m *testing.M) int {
-	if testing.Short() {
-		fmt.Println("e2e: left out with -short")
-		return 0
-	}
-	// etcd's client reports each retry otherwise, and there will be thousands.
-	if err := os.Setenv("ETCD_CLIENT_DEBUG", "fatal"); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	dir, err := os.MkdirTemp("", "muster-e2e-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	if muster, err = program.Build(dir); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	code := m.Run()
-	if left := program.Children(); len(left) > 0 {
-		fmt.Fprintf(os.Stderr, "e2e: processes are left behind: %v\n", left)
-		code = 1
-	}
-	if err := goleak.Find(); err != nil && code == 0 {
-		fmt.Fprintln(os.Stderr, "e2e:", err)
-		code = 1
-	}
-	return code
+	os.Exit(program.Run(m, "e2e", &muster))
 }
 
 // tool finds a program of others. Without it nothing is proved, so that is a

@@ -63,6 +63,7 @@ var layers = []struct {
 	{"dnsserver/...", []string{"discovery/...", "dnsserver/...", "sdk"}, "the DNS server never imports core"},
 	{"registrar/...", []string{"discovery/...", "registrar/...", "sdk"}, "the registrar never imports core"},
 	{"examples/...", []string{"sdk", "recipes/...", "discovery/..."}, "examples are what a user would write"},
+	{"internal/choices", nil, "what tests of all floors draw from stands on nothing of ours"},
 	{"cmd/...", []string{"..."}, "the top wires everything"},
 	{"", nil, "the root holds tests only"},
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/musterhq/muster/core/machine"
 	"github.com/musterhq/muster/core/mvcc"
 	"github.com/musterhq/muster/core/spec"
+	"github.com/musterhq/muster/internal/choices"
 )
 
 // sameRefusal says whether the machine refused for the reason the spec did.
@@ -233,22 +234,6 @@ func TestMachineAnswersAsTheSpecDoes(t *testing.T) {
 	}
 }
 
-// choices is a source of randomness that a fuzzer writes: a byte a draw, spread
-// over the whole number. What comes after its end is ordinary chance.
-type choices struct {
-	data []byte
-	rest *rand.PCG
-}
-
-func (s *choices) Uint64() uint64 {
-	if len(s.data) == 0 {
-		return s.rest.Uint64()
-	}
-	b := uint64(s.data[0])
-	s.data = s.data[1:]
-	return b * 0x0101010101010101
-}
-
 // FuzzTxnTrees lets the fuzzer choose each branch of the generator of requests.
 func FuzzTxnTrees(f *testing.F) {
 	rng := rand.New(rand.NewPCG(3, 3))
@@ -260,10 +245,10 @@ func FuzzTxnTrees(f *testing.F) {
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		src := &choices{data: b[:min(len(b), 4000)], rest: rand.NewPCG(1, 1)}
+		src := choices.Of(b, 4000)
 		p := newPair(t)
 		g := &gen{rng: rand.New(src), rev: p.s.Rev}
-		for len(src.data) > 0 {
+		for src.Left() {
 			p.apply(g.request())
 		}
 		p.compareState()

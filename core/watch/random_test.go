@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"github.com/musterhq/muster/internal/choices"
 )
 
 // fact is one event as it happened, kept by the test's own simple means.
@@ -367,22 +369,6 @@ func TestWatchersAgreeWithANaiveModelWhateverTheInterleaving(t *testing.T) {
 	}
 }
 
-// choices is a source of randomness that a fuzzer writes: a byte a draw, spread
-// over the whole number. What comes after its end is ordinary chance.
-type choices struct {
-	data []byte
-	rest *rand.PCG
-}
-
-func (s *choices) Uint64() uint64 {
-	if len(s.data) == 0 {
-		return s.rest.Uint64()
-	}
-	b := uint64(s.data[0])
-	s.data = s.data[1:]
-	return b * 0x0101010101010101
-}
-
 // FuzzWatchers lets the fuzzer choose requests, writes, compactions and who
 // reads when, and holds every response against the naive model.
 func FuzzWatchers(f *testing.F) {
@@ -395,9 +381,9 @@ func FuzzWatchers(f *testing.F) {
 		f.Add(b, uint8(0))
 	}
 	f.Fuzz(func(t *testing.T, b []byte, budget uint8) {
-		src := &choices{data: b[:min(len(b), 3000)], rest: rand.NewPCG(1, 1)}
+		src := choices.Of(b, 3000)
 		w := newWorld(t, rand.New(src), 4096<<(budget%4))
-		for len(src.data) > 0 {
+		for src.Left() {
 			w.step()
 		}
 		w.finish()

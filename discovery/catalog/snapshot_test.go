@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/musterhq/muster/discovery"
+	"github.com/musterhq/muster/internal/choices"
 	"github.com/musterhq/muster/sdk"
 )
 
@@ -80,29 +81,13 @@ func changeAndList(t *testing.T, rnd *rand.Rand, snapshots int, value []byte) {
 	}
 }
 
-// choices is a source of randomness that a fuzzer writes: a byte a draw, spread over the whole number. What comes after
-// its end is ordinary chance.
-type choices struct {
-	data []byte
-	rest *rand.PCG
-}
-
-func (c *choices) Uint64() uint64 {
-	if len(c.data) == 0 {
-		return c.rest.Uint64()
-	}
-	b := uint64(c.data[0])
-	c.data = c.data[1:]
-	return b * 0x0101010101010101
-}
-
 // FuzzChanges lets the fuzzer choose the changes, and a value that is stored under keys of every kind.
 func FuzzChanges(f *testing.F) {
 	f.Add([]byte{0, 1, 2, 3, 250, 100}, []byte(`{"node":"h1","state":"DRAINING"}`))
 	f.Add([]byte("some more of these choices"), []byte(`{"status":"STARTING","ns":"n1"}`))
 	f.Add([]byte{}, []byte("{"))
 	f.Fuzz(func(t *testing.T, script, value []byte) {
-		src := &choices{data: script[:min(len(script), 1000)], rest: rand.NewPCG(1, 1)}
+		src := choices.Of(script, 1000)
 		changeAndList(t, rand.New(src), 1+len(script)/40, value)
 	})
 }

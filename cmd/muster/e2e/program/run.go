@@ -28,7 +28,7 @@ func Run(m *testing.M, name string, binary *string) int {
 	if err != nil {
 		return complain("%v", err)
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }() // a few megabytes in the temporary folder
 	if *binary, err = Build(dir); err != nil {
 		return complain("%v", err)
 	}

@@ -2,6 +2,7 @@ package simtest
 
 import (
 	"fmt"
+	"strconv"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -17,7 +18,8 @@ type client struct {
 	id   int
 	at   int // slot of the member it talks to
 	ops  int
-	last string // what it is doing, for the report
+	last string // what it is doing, for the report, and
+	to   string // to which key, if to one
 	done bool   // served once after the faults ended
 	end  bool   // asks for nothing more
 
@@ -58,9 +60,9 @@ func (c *client) next() {
 	}
 	w.stats.Ops++
 	generation := int(w.stats.Ops) / (keysAlive * opsPerKey)
-	key := fmt.Sprintf("k%d-%d", generation, w.rng.IntN(keysAlive))
+	key := numbered("k", generation, w.rng.IntN(keysAlive))
 	c.ops++
-	value := fmt.Sprintf("c%d-%d", c.id, c.ops)
+	value := numbered("c", c.id, c.ops)
 	switch x := w.rng.IntN(100); {
 	case c.end:
 		c.write(m, key, opRecord{kind: opPut, value: value})
@@ -75,7 +77,7 @@ func (c *client) next() {
 	case x < 65:
 		c.txn(m, generation, value)
 	case x < 66:
-		c.call(m, "delete all", func(id uint64) {
+		c.call(m, "delete all", "", func(id uint64) {
 			m.propose(id, machine.DeleteRange, &pb.DeleteRangeRequest{Key: []byte("t"), RangeEnd: []byte("u"), PrevKv: true})
 		}, func(outcome, bool) {})
 	case x < 72:
@@ -89,6 +91,12 @@ func (c *client) next() {
 	}
 }
 
+// numbered is what, a-b; one is made for every operation.
+func numbered(what string, a, b int) string {
+	var buf [48]byte
+	return string(strconv.AppendInt(append(strconv.AppendInt(append(buf[:0], what...), int64(a), 10), '-'), int64(b), 10))
+}
+
 // guess is a value for a compare-and-swap to expect: what the member has now,
 // perhaps stale.
 func (c *client) guess(m *member, key string) string {
@@ -100,9 +108,9 @@ func (c *client) guess(m *member, key string) string {
 
 // call runs one operation: start hands it to the member under an id, by which
 // its outcome comes back. The result says whether there was one in time.
-func (c *client) call(m *member, what string, start func(id uint64), finish func(outcome, bool)) {
+func (c *client) call(m *member, what, key string, start func(id uint64), finish func(outcome, bool)) {
 	w := c.w
-	c.last = what
+	c.last, c.to = what, key
 	over := false
 	c.floor = w.acked
 	end := func(o outcome, known bool) {
@@ -160,7 +168,7 @@ func (m *member) read(id uint64) {
 
 func (c *client) read(m *member, key string) {
 	h := c.w.begin(key, opRecord{kind: opGet})
-	c.call(m, "get "+key, m.read, func(o outcome, known bool) {
+	c.call(m, "get", key, m.read, func(o outcome, known bool) {
 		if !known || o.err != nil {
 			c.w.drop(h) // a read without an answer says nothing
 			return
@@ -176,7 +184,7 @@ func (c *client) read(m *member, key string) {
 
 // readAll reads keys of several clients at one revision.
 func (c *client) readAll(m *member, generation int) {
-	c.call(m, "range", m.read, func(o outcome, known bool) {
+	c.call(m, "range", "", m.read, func(o outcome, known bool) {
 		if !known || o.err != nil {
 			return
 		}
@@ -208,7 +216,7 @@ func (c *client) txn(m *member, generation int, value string) {
 		Success: []*pb.RequestOp{put([]byte("t4"), value), nested, put([]byte("t5"), value)},
 		Failure: []*pb.RequestOp{all, del, put([]byte("t2"), value), all},
 	}
-	c.call(m, fmt.Sprint("txn of generation ", generation), func(id uint64) { m.propose(id, machine.Txn, req) }, func(outcome, bool) {})
+	c.call(m, "txn", "", func(id uint64) { m.propose(id, machine.Txn, req) }, func(outcome, bool) {})
 }
 
 func (c *client) write(m *member, key string, op opRecord) {
@@ -231,7 +239,7 @@ func (c *client) write(m *member, key string, op opRecord) {
 			Failure: []*pb.RequestOp{{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: []byte(key)}}}},
 		}
 	}
-	c.call(m, fmt.Sprintf("%v %s", op.kind, key), func(id uint64) { m.propose(id, kind, req) }, func(o outcome, known bool) {
+	c.call(m, op.kind.String(), key, func(id uint64) { m.propose(id, kind, req) }, func(o outcome, known bool) {
 		if !known || o.err != nil {
 			if neverHappened(o.err) {
 				c.w.drop(h)
@@ -273,7 +281,7 @@ func (c *client) leaseOp(m *member, value string) {
 		ttl := 2 + w.rng.Int64N(w.shape.leaseTTL-1)
 		w.leases.of(lid).ttl = time.Duration(ttl) * time.Second
 		w.leases.of(lid).lastTry = w.now
-		c.call(m, "grant", func(id uint64) {
+		c.call(m, "grant", "", func(id uint64) {
 			m.propose(id, machine.LeaseGrant, &pb.LeaseGrantRequest{ID: lid, TTL: ttl})
 		}, func(o outcome, known bool) {
 			if known && o.err == nil {
@@ -284,7 +292,7 @@ func (c *client) leaseOp(m *member, value string) {
 	case w.chance(0.6):
 		lid, ttl := c.lease, c.leaseTTL
 		w.leases.of(lid).lastTry = w.now
-		c.call(m, "renew", func(id uint64) {
+		c.call(m, "renew", "", func(id uint64) {
 			m.step(func(s *node.Stepper) { s.Renew(id, lid) })
 		}, func(o outcome, known bool) {
 			switch {
@@ -296,19 +304,19 @@ func (c *client) leaseOp(m *member, value string) {
 		})
 	case w.chance(0.7):
 		lid := c.lease
-		c.call(m, "put with lease", func(id uint64) {
+		c.call(m, "put with lease", "", func(id uint64) {
 			m.propose(id, machine.Put, &pb.PutRequest{Key: fmt.Appendf(nil, "lease/%d", lid), Value: []byte(value), Lease: lid})
 		}, func(outcome, bool) {})
 	case w.chance(0.3):
 		lid := c.lease
-		c.call(m, "take a key from its lease", func(id uint64) {
+		c.call(m, "take a key from its lease", "", func(id uint64) {
 			m.propose(id, machine.Put, &pb.PutRequest{Key: fmt.Appendf(nil, "lease/%d", lid), Value: []byte(value)})
 		}, func(outcome, bool) {})
 	case w.chance(0.3):
 		lid := c.lease
 		c.lease = 0
 		w.leases.of(lid).revoked = true
-		c.call(m, "revoke", func(id uint64) {
+		c.call(m, "revoke", "", func(id uint64) {
 			m.propose(id, machine.LeaseRevoke, &pb.LeaseRevokeRequest{ID: lid})
 		}, func(outcome, bool) {})
 	default:
@@ -323,7 +331,7 @@ func (c *client) compact(m *member) {
 		c.w.after(time.Millisecond, c.next)
 		return
 	}
-	c.call(m, "compact", func(id uint64) {
+	c.call(m, "compact", "", func(id uint64) {
 		m.propose(id, machine.Compact, &pb.CompactionRequest{Revision: rev})
 	}, func(outcome, bool) {})
 }

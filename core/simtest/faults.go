@@ -272,7 +272,7 @@ func (w *World) unsettled() string {
 	var left []string
 	for _, c := range w.clients {
 		if !c.done {
-			left = append(left, fmt.Sprintf("client %d is not served (%s)", c.id, c.last))
+			left = append(left, fmt.Sprintf("client %d is not served (%s %s)", c.id, c.last, c.to))
 		}
 	}
 	left = append(left, w.unsettledMembers()...)

@@ -22,20 +22,39 @@ import (
 // to the specification. Every other member, every reader and every watcher is
 // held to it.
 type truth struct {
-	events  [][]change        // by revision
-	hashes  map[uint64]uint64 // running hash by log index
-	applies uint64            // highest index applied anywhere
-	term    uint64            // of the entry there
-	compact int64             // highest compacted revision
+	events  [][]change // by revision
+	applies uint64     // highest index applied anywhere
+	term    uint64     // of the entry there
+	compact int64      // highest compacted revision
 	keys    map[string][]change
 	written map[string]int64 // revision by written value: each is written once
 
-	got []change // scratch of compareState
+	told []change // scratch of notified
+	got  []change // scratch of compareState
+	body []byte   // scratch of answered
+
+	wires [][]seenWire // by revision
 
 	spec    *spec.State
 	roster  roster
-	entries map[uint64][]byte           // what stands at each index
+	entries []entry                     // by index
 	answers map[commandID]proto.Message // what the specification answers to a command
+}
+
+// entry is what is known of a log index.
+type entry struct {
+	applied bool   // by somebody
+	data    []byte // what stands there then
+	hashed  bool
+	hash    uint64 // the running hash of whoever was the first to publish it
+}
+
+// entry is the one at an index.
+func (t *truth) entry(index uint64) *entry {
+	if n := int(index) + 1; n > len(t.entries) {
+		t.entries = slices.Grow(t.entries, n-len(t.entries))[:n]
+	}
+	return &t.entries[index]
 }
 
 // commandID: ids are unique to a member.
@@ -65,7 +84,6 @@ func (c change) equal(o change) bool {
 }
 
 func (t *truth) init() {
-	t.hashes, t.entries = map[uint64]uint64{}, map[uint64][]byte{}
 	t.keys, t.written = map[string][]change{}, map[string]int64{}
 	t.answers = map[commandID]proto.Message{}
 	t.spec = spec.New()
@@ -75,23 +93,17 @@ func (t *truth) init() {
 func (t *truth) notified(w *World, m *member, rev int64, events []mvcc.Event) {
 	for len(events) > 0 {
 		rev := events[0].Rev
-		var cs []change
+		cs := t.told[:0]
 		for len(events) > 0 && events[0].Rev == rev {
-			kv := events[0].KV
-			c := change{
-				rev: rev, key: bytes.Clone(kv.Key()), value: bytes.Clone(kv.Value()), deleted: events[0].Delete,
-				lease: kv.Lease(), created: kv.CreateRevision(), version: kv.Version(),
-			}
-			if p := events[0].Prev; p != nil {
-				c.prev = bytes.Clone(p.Value())
-			}
-			cs = append(cs, c)
+			cs = append(cs, changeOfEvent(&events[0]))
 			events = events[1:]
 		}
+		t.told = cs
 		for int64(len(t.events)) <= rev {
 			t.events = append(t.events, nil)
 		}
 		if t.events[rev] == nil {
+			cs = cloneChanges(cs)
 			t.events[rev] = cs
 			t.first(w, m, cs)
 			continue
@@ -145,8 +157,9 @@ func equalChanges(a, b []change) bool { return slices.EqualFunc(a, b, change.equ
 func (t *truth) applying(w *World, m *member, task *replica.ApplyTask) {
 	for _, e := range task.Entries {
 		index := e.GetIndex()
-		if data, ok := t.entries[index]; ok {
-			if !bytes.Equal(data, e.GetData()) {
+		at := t.entry(index)
+		if at.applied {
+			if !bytes.Equal(at.data, e.GetData()) {
 				w.fail("%s applies another entry at index %d than a member before it", m.name, index)
 			}
 			continue
@@ -157,7 +170,7 @@ func (t *truth) applying(w *World, m *member, task *replica.ApplyTask) {
 		if e.GetType() == raftpb.EntryType_EntryNormal && len(e.GetData()) == 0 && e.GetTerm() == t.term {
 			w.fail("%s: index %d is empty and not the first of term %d: raft made nothing of a change", m.name, index, t.term)
 		}
-		t.entries[index] = bytes.Clone(e.GetData())
+		at.applied, at.data = true, bytes.Clone(e.GetData())
 		t.applies, t.term = index, e.GetTerm()
 		if e.GetType() == raftpb.EntryType_EntryNormal {
 			t.replay(w, m, e)
@@ -254,10 +267,11 @@ func (t *truth) expire(body []byte, term uint64) {
 // specification where that stands there too.
 func (t *truth) applied(w *World, m *member) {
 	v := m.n.View()
-	if h, ok := t.hashes[v.Index]; ok && h != v.Hash {
-		w.fail("%s has hash %016x at index %d, another member had %016x", m.name, v.Hash, v.Index, h)
+	at := t.entry(v.Index)
+	if at.hashed && at.hash != v.Hash {
+		w.fail("%s has hash %016x at index %d, another member had %016x", m.name, v.Hash, v.Index, at.hash)
 	}
-	t.hashes[v.Index] = v.Hash
+	at.hashed, at.hash = true, v.Hash
 	if v.Index != t.applies {
 		return
 	}
@@ -274,22 +288,20 @@ func (t *truth) applied(w *World, m *member) {
 // compareState holds a member that stands where the specification stands to it, key by key.
 func (t *truth) compareState(w *World, m *member) {
 	w.stats.States++
-	keys := t.spec.Keys()
 	got := t.got[:0]
 	err := m.n.View().KV.RangeEach(mvcc.RangeOptions{Key: []byte{0}, End: []byte{0}}, func(r mvcc.Record) bool {
 		got = append(got, changeOf(r))
 		return true
 	})
 	t.got = got
-	same := err == nil && slices.EqualFunc(got, keys, func(c change, kv *mvccpb.KeyValue) bool {
-		return c.rev == kv.GetModRevision() && c.equal(changeOfKV(kv, false))
-	})
-	leases := m.n.View().Leases
-	if same {
-		same = leases.Len() == len(t.spec.Leases())
+	same := err == nil && len(got) == t.spec.Len() && m.n.View().Leases.Len() == len(t.spec.Leases())
+	for i := 0; same && i < len(got); i++ {
+		kv := t.spec.Get(got[i].key)
+		same = kv != nil && got[i].rev == kv.GetModRevision() && got[i].equal(changeOfKV(kv, false)) &&
+			(i == 0 || bytes.Compare(got[i-1].key, got[i].key) < 0)
 	}
 	if !same {
-		w.fail("%s holds %v after index %d, by the specification %v", m.name, got, m.n.View().Index, keys)
+		w.fail("%s holds %v after index %d, by the specification %v", m.name, got, m.n.View().Index, t.spec.Keys())
 	}
 }
 
@@ -311,12 +323,16 @@ func (t *truth) answered(w *World, m *member, res *machine.Result) {
 	if want == nil {
 		return
 	}
+	want.ProtoReflect().Clear(want.ProtoReflect().Descriptor().Fields().ByNumber(1)) // the header
+	var err error
+	if t.body, err = (proto.MarshalOptions{}).MarshalAppend(t.body[:0], want); err == nil && bytes.Equal(t.body, res.Body) {
+		return // nearly always; but an encoding is not the only one
+	}
 	got := want.ProtoReflect().New().Interface()
 	if err := proto.Unmarshal(res.Body, got); err != nil {
 		w.fail("%s: malformed answer: %v", m.name, err)
 		return
 	}
-	want.ProtoReflect().Clear(want.ProtoReflect().Descriptor().Fields().ByNumber(1)) // the header
 	if !proto.Equal(got, want) {
 		w.fail("%s answers %v, the specification %v", m.name, got, want)
 	}
@@ -338,6 +354,39 @@ func (t *truth) read(w *World, m *member, view *machine.View, floor int64, keys 
 			return
 		}
 	}
+}
+
+// changeOfEvent shares the event's memory.
+func changeOfEvent(e *mvcc.Event) change {
+	c := changeOf(e.KV)
+	c.rev, c.deleted = e.Rev, e.Delete
+	if e.Prev != nil {
+		c.prev = e.Prev.Value()
+	}
+	return c
+}
+
+// cloneChanges has memory of its own, one piece of it for all they say.
+func cloneChanges(cs []change) []change {
+	size := 0
+	for i := range cs {
+		size += len(cs[i].key) + len(cs[i].value) + len(cs[i].prev)
+	}
+	memory := make([]byte, 0, size)
+	own := func(b []byte) []byte {
+		if b == nil {
+			return nil
+		}
+		at := len(memory)
+		memory = append(memory, b...)
+		return memory[at:len(memory):len(memory)]
+	}
+	cs = slices.Clone(cs)
+	for i := range cs {
+		c := &cs[i]
+		c.key, c.value, c.prev = own(c.key), own(c.value), own(c.prev)
+	}
+	return cs
 }
 
 func changeOf(r mvcc.Record) change {

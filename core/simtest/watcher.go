@@ -1,9 +1,11 @@
 package simtest
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -23,6 +25,7 @@ type watcher struct {
 	next   int64 // first revision it has not seen
 	slow   bool
 	prevKV bool
+	got    []change // scratch of events
 }
 
 func newWatcher(w *World, i int) *watcher {
@@ -104,9 +107,9 @@ func (x *watcher) events(evs []*watch.Encoded) {
 	w := x.w
 	for len(evs) > 0 {
 		rev := evs[0].Rev
-		var got []change
+		got := x.got[:0]
 		for len(evs) > 0 && evs[0].Rev == rev {
-			c, err := decodeChange(evs[0].Wire)
+			c, err := w.truth.decode(rev, evs[0].Wire)
 			if err != nil {
 				w.fail("%s: %v", x.name, err)
 				return
@@ -115,6 +118,7 @@ func (x *watcher) events(evs []*watch.Encoded) {
 			evs = evs[1:]
 			w.stats.Events++
 		}
+		x.got = got
 		if rev < x.next {
 			w.fail("%s on %s: revision %d again, it had everything before %d", x.name, x.at.name, rev, x.next)
 			return
@@ -147,6 +151,33 @@ func (x *watcher) prevRight(got []change) bool {
 		}
 	}
 	return true
+}
+
+// seenWire is an event that came to a watcher before.
+type seenWire struct {
+	wire []byte
+	is   change
+}
+
+// decode is decodeChange for each event only once: all watchers get it in the
+// same words.
+func (t *truth) decode(rev int64, wire []byte) (change, error) {
+	if rev < 0 || rev >= int64(len(t.events)) {
+		return decodeChange(wire)
+	}
+	if n := len(t.events); n > len(t.wires) {
+		t.wires = slices.Grow(t.wires, n-len(t.wires))[:n]
+	}
+	for i := range t.wires[rev] {
+		if s := &t.wires[rev][i]; bytes.Equal(s.wire, wire) {
+			return s.is, nil
+		}
+	}
+	c, err := decodeChange(wire)
+	if err == nil {
+		t.wires[rev] = append(t.wires[rev], seenWire{bytes.Clone(wire), c})
+	}
+	return c, err
 }
 
 // decodeChange reads one event as it goes into a WatchResponse: tag, length, mvccpb.Event.

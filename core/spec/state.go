@@ -84,6 +84,12 @@ func reply[M proto.Message](m M, err error) (proto.Message, error) {
 
 func (s *State) header() *pb.ResponseHeader { return &pb.ResponseHeader{Revision: s.rev} }
 
+// Len is the number of keys that exist now.
+func (s *State) Len() int { return len(s.keys) }
+
+// Get returns a key as it is now, nil if it does not exist. Don't write to it.
+func (s *State) Get(key []byte) *mvccpb.KeyValue { return s.keys[string(key)] }
+
 // Keys returns the keys that exist now, in order.
 func (s *State) Keys() []*mvccpb.KeyValue { return sorted(s.keys) }
 

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -24,6 +25,10 @@ import (
 // seedLimit is how long a seed may take before its process is given up: hundreds
 // of times what the slowest needs.
 const seedLimit = 5 * time.Minute
+
+// workerMemory is what one process may fill before it collects garbage: a few
+// seeds' worth, of which next to nothing is still in use then.
+const workerMemory = 256 << 20
 
 // TestSoak plays fresh seeds for a while, in one process per core: simulations
 // share crypto/rand, so there is one per process. It ends early, and with the
@@ -196,6 +201,9 @@ func TestSoakWorker(t *testing.T) {
 	if !*workerFlag {
 		return
 	}
+	// What a seed leaves behind is best collected when there is much of it.
+	debug.SetGCPercent(-1)
+	debug.SetMemoryLimit(workerMemory)
 	// They are meant for the parent, which lets the last seed end.
 	signal.Ignore(os.Interrupt, syscall.SIGTERM)
 	out := json.NewEncoder(os.Stdout)

@@ -65,7 +65,7 @@ func (s *Stepper) ChangeMembers(id uint64, context []byte) {
 		s.takeChange(changeRequest{seq: id, context: context})
 	case s.leader != 0:
 		s.inflight[id] = &Batch{IDs: []uint64{id}, term: s.term, sentTo: s.leader}
-		s.send(s.leader, &Message{kind: msgChange, seq: id, batch: context})
+		s.send(s.leader, &Message{kind: msgChange, content: &content{seq: id, batch: context}})
 	default:
 		s.done(Completion{ID: id, Err: ErrNoLeader})
 	}
@@ -101,7 +101,7 @@ func (s *Stepper) refuseChange(r changeRequest, err error) {
 		s.done(Completion{ID: r.seq, Err: err})
 		return
 	}
-	s.send(r.from, &Message{kind: msgForwardReply, seq: r.seq, code: refusalOf(err)})
+	s.send(r.from, &Message{kind: msgForwardReply, content: &content{seq: r.seq, code: refusalOf(err)}})
 }
 
 func (s *Stepper) tryChange(r changeRequest) error {

@@ -68,7 +68,7 @@ func (s *Stepper) noteChecked(found []machine.Checked) {
 
 func (s *Stepper) tellHash(to, index uint64) {
 	if h, ok := s.dispute.own(index); ok && to != 0 && to != s.cfg.ID {
-		s.send(to, &Message{kind: msgHash, seq: index, hash: h})
+		s.send(to, &Message{kind: msgHash, content: &content{seq: index, hash: h}})
 	}
 }
 
@@ -97,7 +97,7 @@ func (s *Stepper) takeHash(from, index, hash uint64) {
 func (s *Stepper) askHashes(v *machine.View) {
 	for _, m := range v.Members {
 		if _, told := s.dispute.hashes[m.ID]; !told {
-			s.send(m.ID, &Message{kind: msgAskHash, seq: s.dispute.index})
+			s.send(m.ID, &Message{kind: msgAskHash, content: &content{seq: s.dispute.index}})
 		}
 	}
 }

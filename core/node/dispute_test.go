@@ -36,7 +36,7 @@ func TestAMajorityOfTheVotersSaysWhoseHashIsRight(t *testing.T) {
 }
 
 func TestHashesTravelBetweenMembers(t *testing.T) {
-	for _, m := range []*Message{{kind: msgHash, seq: 1 << 40, hash: 1<<64 - 1}, {kind: msgAskHash, seq: 5}} {
+	for _, m := range []*Message{{kind: msgHash, content: &content{seq: 1 << 40, hash: 1<<64 - 1}}, {kind: msgAskHash, content: &content{seq: 5}}} {
 		b, err := m.AppendTo(nil)
 		if err != nil {
 			t.Fatal(err)

@@ -51,11 +51,11 @@ func sampleMessages(t testing.TB) []*Message {
 	typ, from, to, term := raftpb.MessageType_MsgHeartbeat, uint64(2), uint64(1), uint64(1)
 	return []*Message{
 		RaftMessage(&raftpb.Message{Type: &typ, From: &from, To: &to, Term: &term}),
-		{kind: msgForward, seq: 9, batch: b.Data},
-		{kind: msgForwardReply, seq: 9, code: refusedBusy},
-		{kind: msgRenew, seq: 10, lease: leaseCall{id: -7, peek: true}},
-		{kind: msgRenewReply, seq: 10, code: refusedMissing, reply: leaseReply{ttl: 5, remaining: -1}},
-		{kind: msgChange, seq: 11, batch: change},
+		{kind: msgForward, content: &content{seq: 9, batch: b.Data}},
+		{kind: msgForwardReply, content: &content{seq: 9, code: refusedBusy}},
+		{kind: msgRenew, content: &content{seq: 10, lease: leaseCall{id: -7, peek: true}}},
+		{kind: msgRenewReply, content: &content{seq: 10, code: refusedMissing, reply: leaseReply{ttl: 5, remaining: -1}}},
+		{kind: msgChange, content: &content{seq: 11, batch: change}},
 	}
 }
 
@@ -147,7 +147,7 @@ func FuzzPeersNonsense(f *testing.F) {
 	f.Add(all, uint8(1))
 	expiry := NewBatch(64, 0)
 	expiry.Add(&machine.Command{Kind: machine.LeaseExpire, ID: 9, Member: 2, Body: machine.EncodeLeaseExpire(2, []int64{1})})
-	b := encodedMessage(f, &Message{kind: msgForward, seq: 9, batch: expiry.Data})
+	b := encodedMessage(f, &Message{kind: msgForward, content: &content{seq: 9, batch: expiry.Data}})
 	f.Add(append([]byte{byte(len(b))}, b...), uint8(0))
 	f.Fuzz(func(t *testing.T, b []byte, who uint8) {
 		c := newTrio(t)

@@ -113,7 +113,7 @@ func (s *Stepper) ask(q question) {
 		s.confirmThenRenew(renewal{call: q.call, received: s.now, ticket: q.ticket, asked: q.at, term: s.term})
 	case s.leader != 0:
 		s.leases.sent[q.ticket] = asked{s.leader, q}
-		s.send(s.leader, &Message{kind: msgRenew, seq: q.ticket, lease: q.call})
+		s.send(s.leader, &Message{kind: msgRenew, content: &content{seq: q.ticket, lease: q.call}})
 	default:
 		s.leases.held = append(s.leases.held, q)
 	}
@@ -188,7 +188,7 @@ func (s *Stepper) renew(r renewal) {
 
 func (s *Stepper) answer(r renewal, code refusal, reply leaseReply) {
 	if r.from != 0 {
-		s.send(r.from, &Message{kind: msgRenewReply, seq: r.ticket, code: code, reply: reply})
+		s.send(r.from, &Message{kind: msgRenewReply, content: &content{seq: r.ticket, code: code, reply: reply}})
 		return
 	}
 	if code == refusedNoLeader {

@@ -25,11 +25,16 @@ const (
 	msgAskHash      messageKind = 8 // the leader asks for it
 )
 
-// Message is what members say to each other. Seq matches a reply to its
-// request and is never reused by one process; of hashes it is the index.
+// Message is what members say to each other.
 type Message struct {
-	kind  messageKind
-	Raft  *raftpb.Message
+	kind     messageKind
+	Raft     *raftpb.Message
+	*content // nil in raft's, which are by far the most
+}
+
+// content is what our own messages are made of. Seq matches a reply to its
+// request and is never reused by one process; of hashes it is the index.
+type content struct {
 	seq   uint64
 	batch []byte // forward: an entry as the proposer encoded it; change: its command
 	code  refusal
@@ -137,7 +142,10 @@ func (m *Message) AppendTo(b []byte) ([]byte, error) {
 // sizeHint is room enough for the encoding of nearly all messages.
 func (m *Message) sizeHint() int {
 	const fixed = 64 // of nearly all, what isn't counted here
-	n := fixed + len(m.batch)
+	n := fixed
+	if m.content != nil {
+		n += len(m.batch)
+	}
 	if m.Raft != nil {
 		n += len(m.Raft.Context)
 		for _, e := range m.Raft.Entries {
@@ -159,7 +167,7 @@ func DecodeMessage(b []byte) (*Message, error) {
 		}
 		return m, err
 	}
-	m := &Message{kind: messageKind(b[0])}
+	m := &Message{kind: messageKind(b[0]), content: &content{}}
 	d := fields{b: b[1:]}
 	switch m.kind {
 	case msgForward, msgChange:

@@ -49,7 +49,7 @@ func (s *Stepper) propose(b *Batch) {
 func (s *Stepper) forward(b *Batch) {
 	b.term, b.sentTo = s.term, s.leader
 	s.inflight[b.IDs[0]] = b
-	s.send(s.leader, &Message{kind: msgForward, seq: b.IDs[0], batch: b.Data})
+	s.send(s.leader, &Message{kind: msgForward, content: &content{seq: b.IDs[0], batch: b.Data}})
 }
 
 func (s *Stepper) fail(b *Batch, err error) {
@@ -84,7 +84,7 @@ func (s *Stepper) receiveForward(from uint64, m *Message) {
 		}
 		code = refusedBusy
 	}
-	s.send(from, &Message{kind: msgForwardReply, seq: m.seq, code: code})
+	s.send(from, &Message{kind: msgForwardReply, content: &content{seq: m.seq, code: code}})
 }
 
 // spot notes where our batches went in the log, on a leader as on a follower.

@@ -129,7 +129,11 @@ func (s *Stepper) SetTime(now time.Duration, wall int64) { s.now, s.wall = now, 
 // what is in them, are valid until the next call.
 func (s *Stepper) Take() Effects {
 	for s.r.HasReady() {
-		s.collect(s.r.Ready())
+		out := s.r.Ready()
+		s.collect(out)
+		if !out.More {
+			break
+		}
 	}
 	s.taken.clear()
 	s.eff, s.taken = s.taken, s.eff

@@ -42,6 +42,7 @@ type Replica struct {
 	id      uint64
 	soft    raft.SoftState
 	term    uint64
+	commit  uint64 // as of the last Ready
 	applied uint64
 	// inFlight counts append tasks handed out and not yet handed back.
 	inFlight int
@@ -89,6 +90,10 @@ type Output struct {
 	Reads    []raft.ReadState
 	Early    []*raftpb.Message // only with simbug.AckBeforeDurable
 	Changed  bool              // leader, role or term changed
+
+	// More: there may be another Ready, or the owner's answer to this one may
+	// lead to one. If not, HasReady need not be asked, which costs memory.
+	More bool
 }
 
 // New starts a replica from its recovered state.
@@ -139,7 +144,7 @@ func New(c Config) (*Replica, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start raft: %w", err)
 	}
-	return &Replica{raw: raw, win: win, id: c.ID, term: c.HardState.GetTerm(), applied: c.Applied, catching: map[uint64]*catching{}, electionTicks: c.ElectionTicks}, nil
+	return &Replica{raw: raw, win: win, id: c.ID, term: c.HardState.GetTerm(), commit: c.HardState.GetCommit(), applied: c.Applied, catching: map[uint64]*catching{}, electionTicks: c.ElectionTicks}, nil
 }
 
 // Tick advances raft's clock by one tick.
@@ -271,7 +276,7 @@ func (r *Replica) TermAt(index uint64) uint64 {
 // HasReady reports whether Ready would return anything.
 func (r *Replica) HasReady() bool { return r.raw.HasReady() }
 
-// Ready collects everything raft wants done. Call it until HasReady is false.
+// Ready collects everything raft wants done. Call it until HasReady is false, or Output.More.
 func (r *Replica) Ready() Output {
 	rd := r.raw.Ready()
 	var out Output
@@ -283,7 +288,10 @@ func (r *Replica) Ready() Output {
 		out.Changed = true
 		r.term = t
 	}
+	r.commit = max(r.commit, rd.HardState.GetCommit())
 	out.Reads = rd.ReadStates
+	last := len(rd.CommittedEntries) - 1
+	out.More = out.Changed || len(out.Reads) > 0 || last >= 0 && rd.CommittedEntries[last].GetIndex() < r.commit
 	out.Messages = rd.Messages[:0]
 	for _, m := range rd.Messages {
 		switch {

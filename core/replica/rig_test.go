@@ -111,6 +111,9 @@ func (n *node) collect() {
 		}
 		n.out = append(n.out, out.Messages...)
 		n.reads = append(n.reads, out.Reads...)
+		if !out.More && n.HasReady() {
+			n.t.Fatalf("member %d had more to do than it said: %+v", n.id, n.Ready())
+		}
 	}
 }
 

@@ -145,6 +145,7 @@ func (b *builder) bucket(bucket Bucket) ([]byte, error) {
 	}
 	value := make([]byte, bucketHeader, bucketHeader+pageHeaderSize)
 	if inline := t.inline(); inline != nil {
+		defer func() { b.spare = append(b.spare, inline) }()
 		if b.counting {
 			return append(value, make([]byte, inline.size)...), nil
 		}
@@ -174,9 +175,11 @@ func (b *builder) page(n *node) (uint64, error) {
 }
 
 func (b *builder) node(leaf bool) *node {
-	n := &node{}
+	var n *node
 	if last := len(b.spare) - 1; last >= 0 {
 		n, b.spare = b.spare[last], b.spare[:last]
+	} else {
+		n = &node{elems: make([]elem, 0, pageSize/64)} // about what a page takes of small pairs
 	}
 	n.leaf = leaf
 	n.reset()

@@ -135,9 +135,16 @@ func (s *Stepper) Take() Effects {
 			break
 		}
 	}
+	if s.eff.empty() {
+		return Effects{}
+	}
 	s.taken.clear()
 	s.eff, s.taken = s.taken, s.eff
 	return s.taken
+}
+
+func (e *Effects) empty() bool {
+	return len(e.Append)+len(e.Apply)+len(e.Send)+len(e.Snapshots)+len(e.Done) == 0
 }
 
 func (e *Effects) clear() {

@@ -5,8 +5,12 @@ import "time"
 // agenda is what will happen, by time; equal times keep the order of scheduling.
 // It is a heap of four children a node: half as deep as container/heap's, and
 // without a value boxed for each event.
+//
+// Time-outs, which are far away and come in order, would make up most of the
+// heap: they wait in a row of their own.
 type agenda struct {
 	heap []simEvent
+	row  []simEvent
 	seq  uint64
 }
 
@@ -40,8 +44,22 @@ func (a *agenda) add(at time.Duration, do func()) {
 	a.heap = h
 }
 
+// addLater is add for an event that is not due before any other one added so.
+func (a *agenda) addLater(at time.Duration, do func()) {
+	a.seq++
+	a.row = append(a.row, simEvent{at: at, seq: a.seq, do: do})
+}
+
 // next takes out the first event if it is due by end.
 func (a *agenda) next(end time.Duration) (first simEvent, ok bool) {
+	if len(a.row) > 0 && (len(a.heap) == 0 || a.row[0].before(&a.heap[0])) {
+		if first = a.row[0]; first.at > end {
+			return simEvent{}, false
+		}
+		a.row[0] = simEvent{}
+		a.row = a.row[1:]
+		return first, true
+	}
 	if len(a.heap) == 0 || a.heap[0].at > end {
 		return simEvent{}, false
 	}

@@ -138,7 +138,7 @@ func (c *client) call(m *member, what, key string, start func(id uint64), finish
 		m.waiting[id] = func(o outcome) { w.after(w.between(0, time.Millisecond), func() { end(o, true) }) }
 		start(id)
 	})
-	w.after(opTimeout, func() { end(outcome{}, false) })
+	w.agenda.addLater(w.now+opTimeout, func() { end(outcome{}, false) })
 }
 
 // propose hands one command to a member.

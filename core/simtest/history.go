@@ -59,7 +59,7 @@ func (w *World) drop(c *call) { c.dropped = true }
 var register = porcupine.Model{
 	Init: func() any { return "" },
 	Step: func(st, in, o any) (bool, any) {
-		state, op, out := st.(string), in.(opRecord), o.(opResult)
+		state, op, out := st.(string), in.(*opRecord), o.(*opResult)
 		switch op.kind {
 		case opGet:
 			return out.text == state, state
@@ -82,23 +82,28 @@ var register = porcupine.Model{
 
 // checkHistories holds every key's history to the model.
 func (w *World) checkHistories() error {
-	keys := map[string][]porcupine.Operation{}
-	var order []string
+	type history struct {
+		key string
+		ops []porcupine.Operation
+	}
+	var all []*history
+	of := map[string]*history{}
 	for i, c := range w.history {
 		if c.dropped {
 			continue
 		}
-		if keys[c.key] == nil {
-			order = append(order, c.key)
+		h := of[c.key]
+		if h == nil {
+			h = &history{c.key, make([]porcupine.Operation, 0, 2*opsPerKey)}
+			of[c.key] = h
+			all = append(all, h)
 		}
-		keys[c.key] = append(keys[c.key], porcupine.Operation{
-			ClientId: i, Input: c.op, Call: int64(c.called), Output: c.result, Return: int64(c.returned),
-		})
+		h.ops = append(h.ops, porcupine.Operation{ClientId: i, Input: &c.op, Call: int64(c.called), Output: &c.result, Return: int64(c.returned)})
 	}
-	w.stats.Histories = int64(len(order))
-	for _, key := range order {
-		if r := porcupine.CheckOperationsTimeout(register, keys[key], 20*time.Second); r != porcupine.Ok {
-			return fmt.Errorf("the history of %s is not linearizable (%v):\n%s", key, r, render(keys[key]))
+	w.stats.Histories = int64(len(all))
+	for _, h := range all {
+		if r := porcupine.CheckOperationsTimeout(register, h.ops, 20*time.Second); r != porcupine.Ok {
+			return fmt.Errorf("the history of %s is not linearizable (%v):\n%s", h.key, r, render(h.ops))
 		}
 	}
 	return nil
@@ -111,7 +116,7 @@ func render(ops []porcupine.Operation) string {
 		if o.Return == math.MaxInt64 {
 			end = "?"
 		}
-		s += fmt.Sprintf("  %v .. %s %+v -> %+v\n", time.Duration(o.Call), end, o.Input, o.Output)
+		s += fmt.Sprintf("  %v .. %s %+v -> %+v\n", time.Duration(o.Call), end, *o.Input.(*opRecord), *o.Output.(*opResult))
 	}
 	return s
 }

@@ -390,9 +390,10 @@ func cloneChanges(cs []change) []change {
 }
 
 func changeOf(r mvcc.Record) change {
+	kv := r.Decode()
 	return change{
-		rev: r.ModRevision(), key: r.Key(), value: r.Value(), lease: r.Lease(),
-		created: r.CreateRevision(), version: r.Version(),
+		rev: kv.ModRevision, key: kv.Key, value: kv.Value, lease: kv.Lease,
+		created: kv.CreateRevision, version: kv.Version,
 	}
 }
 

@@ -39,7 +39,7 @@ sim-shrink: ## the smallest run that still shows a seed's failure: make sim-shri
 sim-mutants: ## every known bug is switched on in turn and must be found
 	$(GO) test ./core/simtest -tags simbugs -run TestMutants -v -count=1
 
-sim-crash: ## a power cut at every I/O of small workloads, membership and restore included, in every way
+sim-crash: ## a power cut at every I/O of small workloads, membership and restore included, in every way, once and twice
 	$(GO) test ./core/simtest -run TestEveryCrashPoint -v -count=1 -timeout 0 -args -every
 
 # Not through `go test`, which passes no signal on: Ctrl-C or SIGTERM ends it early, with its report.

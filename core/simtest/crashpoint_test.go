@@ -70,11 +70,12 @@ func TestEveryCrashPoint(t *testing.T) {
 }
 
 // crashEverywhere plays a plan without a power cut, which it returns, and then
-// with one before each change of a member's disk and in every way: all of them
-// with make sim-crash, one in so many otherwise.
+// with one before each change of a member's disk and in every way; and with one
+// more in the recovery from it. All of them with make sim-crash, one in so many
+// otherwise.
 func crashEverywhere(t *testing.T, opts Options, slot, stride int) *World {
 	t.Helper()
-	plain, err := crashAt(t, opts, slot, 0, 0)
+	plain, err := crashAt(t, opts, slot, powerCut{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,14 +86,23 @@ func crashEverywhere(t *testing.T, opts Options, slot, stride int) *World {
 		stride = 1
 	}
 	runs, total := 0, plain.members[slot].disk.changes
+	play := func(c powerCut) {
+		runs++
+		if _, err := crashAt(t, opts, slot, c); err != nil {
+			t.Fatalf("a crash (%v) at I/O %d of %d, once more after %d (0: not): %v", c.mode, c.at, total, c.again, err)
+		}
+	}
 	for k := 1; k <= total; k++ {
 		for mode := crashMode(vfs.CrashDrop); mode <= crashMode(vfs.CrashTorn); mode++ {
 			if (3*k+int(mode))%stride != 0 {
 				continue
 			}
-			runs++
-			if _, err := crashAt(t, opts, slot, k, mode); err != nil {
-				t.Fatalf("a crash (%v) at I/O %d of %d: %v", mode, k, total, err)
+			twice := k/2%2 == 1
+			if !twice || *everyFlag {
+				play(powerCut{k, 0, mode})
+			}
+			if twice || *everyFlag {
+				play(powerCut{k, 1 + (k/4+int(mode))%recoveryChanges, mode})
 			}
 		}
 	}
@@ -100,17 +110,27 @@ func crashEverywhere(t *testing.T, opts Options, slot, stride int) *World {
 	return plain
 }
 
-// crashAt plays a plan with a power cut before the member's k-th change to its disk.
-func crashAt(t *testing.T, opts Options, slot, k int, mode crashMode) (*World, error) {
+// recoveryChanges is how many changes a recovery makes to the disk (18 to 31), and some more.
+const recoveryChanges = 32
+
+// powerCut is when a member's power goes, and when again: before the at-th change
+// to its disk, and after that many more.
+type powerCut struct {
+	at, again int
+	mode      crashMode
+}
+
+// crashAt plays a plan with a power cut.
+func crashAt(t *testing.T, opts Options, slot int, cut powerCut) (*World, error) {
 	t.Helper()
 	w := prepare(t, opts)
 	script := opts.script
-	w.mode = &mode
+	w.mode = &cut.mode
 	w.opts.script = func(w *World) { script(w) }
 	w.transfer, w.noBreaks, w.operator.patience = 50*time.Millisecond, true, 500*time.Millisecond
 	w.onMember = func(m *member) {
 		if m.slot == slot {
-			m.disk.cutAt = k
+			m.disk.cutAt, m.disk.cutAgain = cut.at, cut.again
 		}
 	}
 	return w, w.run()

@@ -42,6 +42,10 @@ type disk struct {
 	changes int // I/Os so far that a crash could fall on, over all lives
 	// cutAt is the number of the change before which the power goes; 0: none.
 	cutAt int
+	// cutAgain is after how many more changes it goes once more; 0: never. That
+	// does happen, also when faults have ended: recovering is also what comes then.
+	cutAgain int
+	relapse  bool // cutAt is that
 	// fail says what becomes of the next operation it returns an error for.
 	fail func(vfs.Op) error
 	// hurt: a fault has struck in this life, so the member may give up.
@@ -74,7 +78,11 @@ func (m *member) inject(op vfs.Op) error {
 	d := &m.disk
 	if op.Kind.Changes() {
 		if d.changes++; d.changes == d.cutAt {
-			d.cutAt, m.dead = 0, true
+			m.dead = true
+			d.cutAt, d.relapse = 0, false
+			if d.cutAgain > 0 {
+				d.cutAt, d.cutAgain, d.relapse = d.changes+d.cutAgain, 0, true
+			}
 			return errPowerCut
 		}
 	}

@@ -253,7 +253,10 @@ func (w *World) partition() {
 func (w *World) heal() {
 	w.net.repair()
 	for _, m := range w.hosts() {
-		m.slow, m.lag, m.disk.cutAt, m.disk.fail = 0, 0, 0, nil
+		m.slow, m.lag, m.disk.fail = 0, 0, nil
+		if !m.disk.relapse {
+			m.disk.cutAt = 0
+		}
 		m.release()
 		if m.pause > w.now {
 			m.pause = w.now

@@ -37,14 +37,24 @@ func run(argv []string) int {
 	}
 	var told interface{ Reported() bool }
 	if !errors.As(err, &told) || !told.Reported() {
-		// One line, whatever was joined or wrapped.
-		fmt.Fprintln(os.Stderr, root.Name()+": "+strings.ReplaceAll(err.Error(), "\n", "; "))
+		fmt.Fprintln(os.Stderr, root.Name()+": "+oneLine(err.Error()))
 	}
 	var coded interface{ ExitCode() int }
 	if errors.As(err, &coded) {
 		return coded.ExitCode()
 	}
 	return 1
+}
+
+// oneLine is a message in one line, whatever was joined or wrapped in it.
+func oneLine(message string) string {
+	var lines []string
+	for line := range strings.Lines(message) {
+		if line = strings.TrimSpace(line); line != "" {
+			lines = append(lines, line)
+		}
+	}
+	return strings.ReplaceAll(strings.Join(lines, "; "), "?; ", "? ")
 }
 
 // program is the tree of commands and the arguments for it.

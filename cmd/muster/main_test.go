@@ -62,6 +62,8 @@ func TestExitCodesAndMessages(t *testing.T) {
 		{"muster", []string{"server", "--help"}, 0, "--data-dir", ""},
 		{"muster", []string{"server", "--no-such"}, 2, "", "unknown flag: --no-such"},
 		{"muster", []string{"server", "--listen-client-urls=https://127.0.0.1:1"}, 2, "", "TLS is not supported yet"},
+		{"muster", []string{"server", "x"}, 2, "", `muster: unexpected argument "x": a member is told everything by flags`},
+		{"muster", []string{"serve"}, 1, "", "muster: unknown command \"serve\" for \"muster\"; Did you mean this? server\n"},
 		{"etcd", []string{"-heartbeat-interval", "x"}, 2, "", "heartbeat-interval"},
 		{"etcd", []string{"gateway", "start"}, 1, "", "gateway is not supported"},
 		{"muster", []string{"server", "--log-level=error", "--listen-peer-urls=http://127.0.0.1:0", "--listen-client-urls=http://" + taken.Addr().String()}, 1, "", "--listen-client-urls"},

@@ -55,7 +55,12 @@ func Command() *cobra.Command {
 Every flag is also an environment variable (MUSTER_DATA_DIR, else ETCD_DATA_DIR)
 and a field of the YAML file given by --config-file. A flag wins over the
 environment, the environment over the file.`,
-		Args:    cobra.NoArgs,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageError{fmt.Errorf("unexpected argument %q: a member is told everything by flags", args[0])}
+			}
+			return nil
+		},
 		Version: server.EtcdVersion,
 	}
 	cmd.SetVersionTemplate(fmt.Sprintf("etcd Version: %s\nGit SHA: none, this is muster\nGo Version: %s\nGo OS/Arch: %s/%s\n",

@@ -15,7 +15,7 @@
 //     etcd's own layout, Restore and Refound read one, etcd's included.
 //   - Settings: the limits that affect results, the quota among them (quota.go
 //     enforces it). They are replicated: a flag on one member can't make it refuse
-//     what the others accept. Flags give those a cluster is founded with.
+//     what the others accept. The leader's flags become the cluster's, once a term.
 //   - CheckPut, CheckRange, CheckDelete, CheckTxn: the checks that need no state,
 //     for core/rpc to make before it proposes.
 //

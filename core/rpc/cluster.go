@@ -2,12 +2,14 @@ package rpc
 
 import (
 	"context"
-	"net"
 	"net/url"
+	"strconv"
 	"strings"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/musterhq/muster/core/membership"
 )
@@ -86,7 +88,9 @@ func memberOf(m membership.Member) *pb.Member {
 	return &pb.Member{ID: m.ID, Name: m.Name, PeerURLs: m.PeerURLs, ClientURLs: m.ClientURLs, IsLearner: m.IsLearner}
 }
 
-// peerURLs takes what etcd takes: scheme, host and port, or a socket.
+// peerURLs takes what etcd takes and a member can dial: scheme, host and port, or
+// a socket. A voter that nobody can reach may cost the quorum, and with it the way
+// to remove it again.
 func peerURLs(given []string) ([]string, error) {
 	if len(given) == 0 {
 		return nil, rpctypes.ErrGRPCMemberBadURLs
@@ -99,11 +103,16 @@ func peerURLs(given []string) ([]string, error) {
 			return nil, rpctypes.ErrGRPCMemberBadURLs
 		}
 		switch u.Scheme {
-		case "http", "https":
-			if _, _, err := net.SplitHostPort(u.Host); err != nil || u.Path != "" {
+		case "http":
+			if n, err := strconv.ParseUint(u.Port(), 10, 16); err != nil || n == 0 || u.Path != "" {
 				return nil, rpctypes.ErrGRPCMemberBadURLs
 			}
-		case "unix", "unixs":
+		case "unix":
+			if u.Host+u.Path == "" {
+				return nil, rpctypes.ErrGRPCMemberBadURLs
+			}
+		case "https", "unixs":
+			return nil, status.Errorf(codes.InvalidArgument, "muster: peer URL %s: TLS is not supported yet: use %s", s, strings.TrimSuffix(u.Scheme, "s"))
 		default:
 			return nil, rpctypes.ErrGRPCMemberBadURLs
 		}

@@ -43,7 +43,7 @@
 //
 // # Refused, by name
 //
-// RangeStream and Downgrade; every Auth method but AuthStatus. Compact with "physical" answers
+// RangeStream and Downgrade; every Auth method but AuthStatus; peer URLs with TLS. Compact with "physical" answers
 // once the compaction holds, without waiting for memory to be freed; Defragment
 // answers at once, for there is nothing to defragment.
 package rpc

@@ -4,7 +4,7 @@
 //
 // [Command] is the command; [AsEtcd] tells whether the program stands in for etcd.
 // What belongs to the process is here too: signals, exit codes, the garbage
-// collector's settings. A second signal ends the process at once; one that does not
+// collector's settings. A second signal ends the process at once; a member that does not
 // close within five seconds ends as after a crash.
 //
 // It refuses what core/server's Config.Validate refuses, with exit code 2 and

@@ -4,4 +4,5 @@ package program
 
 import "syscall"
 
+// WithParent makes no difference where there is no such thing.
 func WithParent() *syscall.SysProcAttr { return nil }

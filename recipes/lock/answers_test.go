@@ -1,0 +1,182 @@
+package lock_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/musterhq/muster/recipes/lock"
+	"github.com/musterhq/muster/sdk"
+	"github.com/musterhq/muster/sdk/mustertest"
+)
+
+// Answers that are lost on their way, and requests that arrive late.
+
+// cutter loses the answers to what it is armed for: the request gets through, then the connection breaks.
+type cutter struct {
+	net.Conn
+	armed *atomic.Int32
+}
+
+func (c *cutter) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if n > 0 && strings.Contains(string(p[:n]), "cut/") && c.armed.Add(-1) >= 0 {
+		_ = c.Close()
+		return 0, net.ErrClosed
+	}
+	return n, err
+}
+
+// lostAnswers breaks the connection when the answer to the acquiring transaction arrives: it names the own key.
+func lostAnswers(t *testing.T, cluster *mustertest.Cluster, c *sdk.Client) {
+	var armed atomic.Int32
+	armed.Store(-1 << 20)
+	faulty := cluster.Open(sdk.Config{Dial: func(ctx context.Context, addr string) (net.Conn, error) {
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, "tcp", addr)
+		return &cutter{Conn: conn, armed: &armed}, err
+	}})
+	m := lock.NewMutex(session(t, faulty), "cut")
+	armed.Store(3)
+	l, err := m.Lock(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	waiters(t, c, "cut", 1)
+	if n := armed.Load(); n > 0 {
+		t.Errorf("%d answers were not lost", n)
+	}
+	if err := l.Verify(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := l.Unlock(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	armed.Store(2)
+	if _, err := m.TryLock(t.Context()); err != nil {
+		t.Errorf("try: %v", err)
+	}
+	waiters(t, c, "cut", 1)
+}
+
+// parking holds a request back: when it is armed, what is written from the first mention of the lock on is kept, and
+// the connection is dead to the client, while the member's side of it stays open.
+type parking struct {
+	net.Conn
+	armed *atomic.Bool
+	held  chan *parking // gets the connection that was parked
+
+	mu     sync.Mutex
+	parked bool
+	bytes  []byte
+}
+
+func (p *parking) Write(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.parked && strings.Contains(string(b), "late/") && p.armed.CompareAndSwap(true, false) {
+		p.parked = true
+		_ = p.Conn.SetReadDeadline(time.Now()) // wakes the reader, which sees a broken connection
+		p.held <- p
+	}
+	if p.parked {
+		p.bytes = append(p.bytes, b...)
+		return len(b), nil
+	}
+	return p.Conn.Write(b)
+}
+
+func (p *parking) Close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.parked {
+		return nil
+	}
+	return p.Conn.Close()
+}
+
+// deliver lets the member have what was held back, and returns once it has answered.
+func (p *parking) deliver(t *testing.T) {
+	t.Helper()
+	if err := p.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Conn.Write(p.bytes); err != nil {
+		t.Fatal(err)
+	}
+	const data = 0 // HTTP/2's frame type
+	for header := make([]byte, 9); ; {
+		if _, err := io.ReadFull(p.Conn, header); err != nil {
+			t.Fatal(err)
+		}
+		n := int64(header[0])<<16 | int64(header[1])<<8 | int64(header[2])
+		if _, err := io.CopyN(io.Discard, p.Conn, n); err != nil {
+			t.Fatal(err)
+		}
+		if header[3] == data {
+			break
+		}
+	}
+	if err := p.Conn.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// lateCopy has the acquiring transaction executed once more after everything is over: by a member that was stopped
+// with it in hand, say. Its session lives on, so what it leaves would stand in the way of everybody else.
+func lateCopy(t *testing.T, cluster *mustertest.Cluster, c *sdk.Client) {
+	for name, use := range map[string]func(*testing.T, *lock.Mutex){
+		"lock and unlock": func(t *testing.T, m *lock.Mutex) {
+			l, err := m.Lock(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := l.Unlock(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"refused try": func(t *testing.T, m *lock.Mutex) {
+			holder, err := lock.NewMutex(session(t, c), "late").Lock(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := m.TryLock(t.Context()); !errors.Is(err, lock.ErrLocked) {
+				t.Fatalf("try: %v", err)
+			}
+			if err := holder.Unlock(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var armed atomic.Bool
+			held := make(chan *parking, 1)
+			faulty := cluster.Open(sdk.Config{Dial: func(ctx context.Context, addr string) (net.Conn, error) {
+				var d net.Dialer
+				conn, err := d.DialContext(ctx, "tcp", addr)
+				return &parking{Conn: conn, armed: &armed, held: held}, err
+			}})
+			s := session(t, faulty)
+			armed.Store(true)
+			use(t, lock.NewMutex(s, "late"))
+			select {
+			case p := <-held:
+				p.deliver(t)
+			default:
+				t.Fatal("no request was held back")
+			}
+			if r, err := c.Get(t.Context(), "late/", sdk.WithPrefix()); err != nil || r.Count != 0 {
+				t.Errorf("the line holds %v, %v; want nothing", r.KVs, err)
+			}
+			if s.Err() != nil {
+				t.Errorf("the session has ended meanwhile: %v", s.Err())
+			}
+		})
+	}
+}

@@ -1,9 +1,15 @@
 package node
 
 import (
+	"context"
+	"log/slog"
+	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/musterhq/muster/core/machine"
@@ -47,5 +53,40 @@ func TestClosingDoesNotWaitForWhatACompactionLeftToDo(t *testing.T) {
 	m.runApply()
 	if !m.Background(1) {
 		t.Error("all of it was done first")
+	}
+}
+
+// slowToSay takes its time to log that a checkpoint is being sent.
+type slowToSay struct {
+	slog.Handler
+	said *atomic.Bool
+}
+
+func (h slowToSay) Handle(_ context.Context, r slog.Record) error {
+	if strings.HasPrefix(r.Message, "sending a checkpoint to") {
+		<-time.After(200 * time.Millisecond)
+		h.said.Store(true)
+	}
+	return nil
+}
+func (h slowToSay) Enabled(context.Context, slog.Level) bool { return true }
+
+func TestClosingWaitsForACheckpointThatTheLoopBeganToSendAtThatMoment(t *testing.T) {
+	var said atomic.Bool
+	m := newClusterOn(t, 1, func(c *Config) { c.Logger = slog.New(slowToSay{slog.DiscardHandler, &said}) })[0]
+	n := m.Node
+	n.inbox.post(event{call: func(*Stepper) {
+		<-n.ctx.Done()                      // closing has begun,
+		<-time.After(50 * time.Millisecond) // and waits for this loop
+		snap, err := n.describe()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		n.sendSnapshot(&raftpb.Message{To: new(uint64), Snapshot: snap})
+	}})
+	m.stop(t)
+	if !said.Load() {
+		t.Error("closed while it was still being sent")
 	}
 }

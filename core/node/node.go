@@ -172,8 +172,8 @@ func (n *Node) Close(ctx context.Context) error {
 	}
 	n.shutdown(ErrStopped)
 	n.peers.Close()
-	n.sends.Wait()
 	n.wg.Wait()
+	n.sends.Wait() // after the loop, which may begin another until it ends
 	if n.released {
 		return nil
 	}

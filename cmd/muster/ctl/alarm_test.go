@@ -54,6 +54,7 @@ func TestAlarmsAreListedAndDisarmedAsByEtcdctl(t *testing.T) {
 		{"alarm disarm -w table", true, 4, "", "Error: table not supported as output format\n"},
 		{"alarm list all", true, 128, "", "Error: alarm list command accepts no arguments\n"},
 		{"alarm disarm all", true, 128, "", "Error: alarm disarm command accepts no arguments\n"},
+		{"get k", true, 1, "", "Error: etcdserver: corrupt cluster\n  etcdctl get: members disagree"},
 		{"alarm disarm", true, 0, simple, ""},
 		{"alarm disarm", false, 0, "", ""},
 		{"alarm disarm -w json", true, 0, "{" + alarms, ""},

@@ -158,6 +158,7 @@ func advice(err error, g *globals) string {
 		{"member not found", "'member list' shows the members; a removed one never comes back under its id"},
 		{"bad leader transferee", "'member list' shows the members; a learner can't lead"},
 		{"is under way", "one change of the members at a time"},
+		{"corrupt cluster", "members disagree on the data, or somebody raised the alarm; their logs and 'endpoint hashkv --cluster' show which one to replace, 'alarm list' who is meant"},
 	} {
 		if strings.Contains(err.Error(), a.said) {
 			return a.text

@@ -105,15 +105,15 @@ func TestAJoinerDoesNotBelieveAnImpossibleCluster(t *testing.T) {
 	own := membership.Member{ID: 2, PeerURLs: []string{"http://new:1"}}
 	with := func(id uint64) membership.Member { m := own; m.ID = id; return m }
 	for name, info := range map[string]ClusterInfo{
-		"id 0":                   {Version: clusterInfoVersion, Members: []membership.Member{with(0)}},
-		"the id of raft's disk":  {Version: clusterInfoVersion, Members: []membership.Member{with(1<<64 - 1)}},
-		"an id given twice":      {Version: clusterInfoVersion, Members: []membership.Member{{ID: 2, Name: "x"}, own}},
-		"a member and removed":   {Version: clusterInfoVersion, Members: []membership.Member{own}, Removed: []uint64{2}},
-		"another's URL as well":  {Version: clusterInfoVersion, Members: []membership.Member{own, with(3)}},
+		"id 0":                   {Version: clusterInfoVersion, Self: 1, Settled: true, Members: []membership.Member{with(0)}},
+		"the id of raft's disk":  {Version: clusterInfoVersion, Self: 1, Settled: true, Members: []membership.Member{with(1<<64 - 1)}},
+		"an id given twice":      {Version: clusterInfoVersion, Self: 1, Settled: true, Members: []membership.Member{{ID: 2, Name: "x"}, own}},
+		"a member and removed":   {Version: clusterInfoVersion, Self: 1, Settled: true, Members: []membership.Member{own}, Removed: []uint64{2}},
+		"another's URL as well":  {Version: clusterInfoVersion, Self: 1, Settled: true, Members: []membership.Member{own, with(3)}},
 		"of another release":     {Version: 9, Members: []membership.Member{own}},
-		"members without URLs":   {Version: clusterInfoVersion, Members: []membership.Member{{ID: 1}}},
+		"members without URLs":   {Version: clusterInfoVersion, Self: 1, Settled: true, Members: []membership.Member{{ID: 1}}},
 		"nobody at all":          {Version: clusterInfoVersion},
-		"someone else by my URL": {Version: clusterInfoVersion, Members: []membership.Member{{ID: 2, Name: "else", PeerURLs: own.PeerURLs}}},
+		"someone else by my URL": {Version: clusterInfoVersion, Self: 1, Settled: true, Members: []membership.Member{{ID: 2, Name: "else", PeerURLs: own.PeerURLs}}},
 	} {
 		b, err := json.Marshal(info)
 		if err != nil {
@@ -211,13 +211,15 @@ func counting(first uint64) func() uint64 { return func() uint64 { first++; retu
 // FuzzClusterInfo: whatever a peer tells a joiner about the cluster, the joiner
 // either refuses it and leaves nothing behind, or becomes a member that starts again.
 func FuzzClusterInfo(f *testing.F) {
-	good := ClusterInfo{Version: clusterInfoVersion, ClusterID: 7, Members: []membership.Member{
+	good := ClusterInfo{Version: clusterInfoVersion, ClusterID: 7, Self: 1, Settled: true, Members: []membership.Member{
 		{ID: 1, Name: "old", PeerURLs: []string{"http://old:1"}}, {ID: 2, PeerURLs: []string{"http://new:1"}, IsLearner: true},
 	}, Removed: []uint64{3}}
 	for _, change := range []func(*ClusterInfo){
 		func(*ClusterInfo) {},
 		func(c *ClusterInfo) { c.Version = 9 },
 		func(c *ClusterInfo) { c.ClusterID = 0 },
+		func(c *ClusterInfo) { c.Self = 2 },
+		func(c *ClusterInfo) { c.Settled = false },
 		func(c *ClusterInfo) { c.Members = c.Members[1:] },
 		func(c *ClusterInfo) { c.Members[1].ID = 0 },
 		func(c *ClusterInfo) { c.Members[1].ID = 1 },

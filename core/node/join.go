@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,9 +9,11 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/musterhq/muster/core/membership"
+	"github.com/musterhq/muster/core/simbug"
 	"github.com/musterhq/muster/core/transport"
 	"github.com/musterhq/muster/core/wal"
 )
@@ -20,50 +23,62 @@ import (
 // know beforehand is who it is, and it writes that into its log's header before
 // it says a word; so whatever moment it crashes at, it starts again as the same
 // member or has never been one.
+//
+// That must be true: were it to take an id that another host had before, it would
+// vote a second time, with an empty log, and what the two made sure of together
+// would be lost. A list that names it proves little, as one that lags names
+// members that were removed long ago. So a joiner asks until nothing can have
+// been changed behind the back of those that answered; see vouchers.
 
 // ClusterInfo is what a member tells one that is about to join.
 type ClusterInfo struct {
-	Version   int                 `json:"version"`
-	ClusterID uint64              `json:"cluster"`
-	Members   []membership.Member `json:"members"`
-	Removed   []uint64            `json:"removed"`
+	Version   int    `json:"version"`
+	ClusterID uint64 `json:"cluster"`
+	Self      uint64 `json:"self"`  // the member that tells it
+	Index     uint64 `json:"index"` // of the entry after which it holds
+	// Settled: the log of this member held no later change of the members.
+	Settled bool                `json:"settled"`
+	Members []membership.Member `json:"members"`
+	Removed []uint64            `json:"removed"`
 }
 
-const clusterInfoVersion = 1
+const clusterInfoVersion = 2
 
 // Refusals of a join.
 var (
 	ErrNotAdded    = errors.New("no member with this one's peer URLs has been added to the cluster: run 'member add' first, or correct --initial-cluster")
 	ErrLostData    = errors.New("this member has already run, and its data directory is gone: remove it from the cluster, delete what is left and add it again")
 	ErrNoPeer      = errors.New("none of the peers in --initial-cluster could be asked about the cluster")
+	ErrTooFewPeers = errors.New("too few members could be asked whether this one still belongs to the cluster: start the others")
 	ErrTwoClusters = errors.New("the peers in --initial-cluster belong to different clusters")
 )
 
 func askPeer(ctx context.Context, url string) ([]byte, error) { return transport.Ask(ctx, url, nil) }
 
-// askPeers asks each of the other members in --initial-cluster once. An answer
+// askPeers asks the other members in --initial-cluster, and those that their
+// answers name, once each. complete: all in --initial-cluster answered. An answer
 // that knows no members comes from one that has just joined itself.
 func askPeers(ctx context.Context, cfg *Config) (infos []ClusterInfo, complete bool, _ error) {
-	complete = true
-	var errs []error
+	var flags []peerToAsk
 	for _, name := range slices.Sorted(maps.Keys(cfg.InitialCluster)) {
-		if name == cfg.Name {
-			continue
+		if name != cfg.Name {
+			flags = append(flags, peerToAsk{name, cfg.InitialCluster[name]})
 		}
-		answered := false
-		for _, url := range cfg.InitialCluster[name] {
-			info, err := askOne(ctx, cfg, url)
-			if err != nil {
-				errs = append(errs, fmt.Errorf("%s at %s: %w", name, url, err))
-				continue
+	}
+	infos, errs := askAll(ctx, cfg, flags)
+	complete = len(infos) == len(flags)
+	if infos = knowing(infos); len(infos) > 0 {
+		var unasked []peerToAsk
+		for _, m := range newest(infos).Members {
+			asked := func(p peerToAsk) bool {
+				return slices.ContainsFunc(p.urls, func(u string) bool { return slices.Contains(m.PeerURLs, u) })
 			}
-			answered = true
-			if len(info.Members) > 0 {
-				infos = append(infos, info)
+			if !isSelf(cfg, m) && !slices.ContainsFunc(flags, asked) {
+				unasked = append(unasked, peerToAsk{formatID(m.ID), m.PeerURLs})
 			}
-			break
 		}
-		complete = complete && answered
+		more, _ := askAll(ctx, cfg, unasked)
+		infos = append(infos, knowing(more)...)
 	}
 	for _, info := range infos {
 		if a, b := infos[0].ClusterID, info.ClusterID; a != b {
@@ -74,6 +89,82 @@ func askPeers(ctx context.Context, cfg *Config) (infos []ClusterInfo, complete b
 		return nil, false, fmt.Errorf("%w: start them first, or correct the URLs: %w", ErrNoPeer, errors.Join(errs...))
 	}
 	return infos, complete, nil
+}
+
+type peerToAsk struct {
+	name string
+	urls []string
+}
+
+// askAll asks peers at the same time and gives the answers in their order.
+func askAll(ctx context.Context, cfg *Config, peers []peerToAsk) (infos []ClusterInfo, errs []error) {
+	type answer struct {
+		info ClusterInfo
+		errs []error
+		ok   bool
+	}
+	answers := make([]answer, len(peers))
+	var wg sync.WaitGroup
+	for i, p := range peers {
+		wg.Go(func() {
+			a := &answers[i]
+			for _, url := range p.urls {
+				info, err := askOne(ctx, cfg, url)
+				if err == nil {
+					a.info, a.ok = info, true
+					return
+				}
+				a.errs = append(a.errs, fmt.Errorf("%s at %s: %w", p.name, url, err))
+			}
+		})
+	}
+	wg.Wait()
+	for _, a := range answers {
+		if a.ok {
+			infos = append(infos, a.info)
+		}
+		errs = append(errs, a.errs...)
+	}
+	return infos, errs
+}
+
+func knowing(infos []ClusterInfo) []ClusterInfo {
+	return slices.DeleteFunc(infos, func(i ClusterInfo) bool { return len(i.Members) == 0 })
+}
+
+// newest is what the member tells that has applied most.
+func newest(infos []ClusterInfo) ClusterInfo {
+	return slices.MaxFunc(infos, func(a, b ClusterInfo) int { return cmp.Compare(a.Index, b.Index) })
+}
+
+func isSelf(cfg *Config, m membership.Member) bool {
+	return slices.Equal(slices.Sorted(slices.Values(m.PeerURLs)), slices.Sorted(slices.Values(cfg.InitialCluster[cfg.Name])))
+}
+
+// vouchers counts the members that vouch for the newest list that was heard of,
+// and those it takes: so many that one of them has in its log the next change of
+// the members, should it have been committed, by a majority in which self or
+// another host of that id took part. Then it tells a newer list, or that it is not
+// settled.
+//
+// Of an even number of voters, those unsettled count, too: two majorities have two
+// members in common, so one that forgets does no harm, and the change may be
+// waiting for just this member to start.
+func vouchers(infos []ClusterInfo, self uint64) (have, need int) {
+	voters := map[uint64]bool{} // and whether they vouch
+	for _, m := range newest(infos).Members {
+		if !m.IsLearner {
+			voters[m.ID] = false
+		}
+	}
+	even := len(voters)%2 == 0
+	for _, info := range infos {
+		if vouched, ok := voters[info.Self]; ok && !vouched && (info.Settled || even) && info.Self != self {
+			voters[info.Self] = true
+			have++
+		}
+	}
+	return have, (len(voters) + 1) / 2
 }
 
 func askOne(ctx context.Context, cfg *Config, url string) (ClusterInfo, error) {
@@ -130,30 +221,25 @@ func lookUp(ctx context.Context, cfg *Config) (self membership.Member, info Clus
 	}
 }
 
-// findSelf looks for the member that was added with this one's peer URLs. The one
-// that was there before it may still be a member to a peer that lags.
+// findSelf looks for the member that was added with this one's peer URLs.
 func findSelf(cfg *Config, infos []ClusterInfo) (membership.Member, ClusterInfo, error) {
-	own := slices.Sorted(slices.Values(cfg.InitialCluster[cfg.Name]))
-	var removed []uint64
-	for _, info := range infos {
-		removed = append(removed, info.Removed...)
+	info := newest(infos)
+	own := strings.Join(slices.Sorted(slices.Values(cfg.InitialCluster[cfg.Name])), ",")
+	i := slices.IndexFunc(info.Members, func(m membership.Member) bool { return isSelf(cfg, m) })
+	if i < 0 {
+		return membership.Member{}, info, fmt.Errorf("%w (own URLs: %s; known: %s)", ErrNotAdded, own, peerURLs(info.Members))
 	}
-	for _, info := range infos {
-		for _, m := range info.Members {
-			if slices.Contains(removed, m.ID) || !slices.Equal(slices.Sorted(slices.Values(m.PeerURLs)), own) {
-				continue
-			}
-			switch m.Name {
-			case "":
-				return m, info, nil
-			case cfg.Name:
-				return m, info, fmt.Errorf("member %s (%q): %w", formatID(m.ID), m.Name, ErrLostData)
-			default:
-				return m, info, fmt.Errorf("%s belongs to member %s, which runs under the name %q: correct --name or --initial-cluster", strings.Join(own, ","), formatID(m.ID), m.Name)
-			}
-		}
+	m := info.Members[i]
+	if have, need := vouchers(infos, m.ID); have < need && !simbug.On(simbug.JoinUnvouched) {
+		return m, info, fmt.Errorf("member %s: %w (%d of the %d that it takes answered)", formatID(m.ID), ErrTooFewPeers, have, need)
 	}
-	return membership.Member{}, ClusterInfo{}, fmt.Errorf("%w (own URLs: %s; known: %s)", ErrNotAdded, strings.Join(own, ","), peerURLs(infos[0].Members))
+	switch m.Name {
+	case "":
+		return m, info, nil
+	case cfg.Name:
+		return m, info, fmt.Errorf("member %s (%q): %w", formatID(m.ID), m.Name, ErrLostData)
+	}
+	return m, info, fmt.Errorf("%s belongs to member %s, which runs under the name %q: correct --name or --initial-cluster", own, formatID(m.ID), m.Name)
 }
 
 func peerURLs(members []membership.Member) string {
@@ -162,6 +248,33 @@ func peerURLs(members []membership.Member) string {
 		all = append(all, m.PeerURLs...)
 	}
 	return strings.Join(all, ",")
+}
+
+// foundingQuestion is how long a founding member waits for the others to say that
+// it has been there before.
+const foundingQuestion = time.Second
+
+// ranBefore refuses a first start, with an empty directory, of a member that the
+// other founding members know to have run: it would vote a second time. When a
+// cluster is founded nobody knows that, and most don't answer yet.
+func ranBefore(ctx context.Context, cfg *Config, self, clusterID uint64) error {
+	defer transport.TurnAway(cfg.PeerListeners)() // or they would wait for each other
+	ctx, cancel := context.WithTimeout(ctx, foundingQuestion)
+	defer cancel()
+	infos, _, err := askPeers(ctx, cfg)
+	if err != nil {
+		return nil //nolint:nilerr // nobody knows better
+	}
+	for _, info := range infos {
+		if info.ClusterID != clusterID {
+			continue
+		}
+		named := slices.ContainsFunc(info.Members, func(m membership.Member) bool { return m.ID == self && m.Name != "" })
+		if named || slices.Contains(info.Removed, self) {
+			return fmt.Errorf("member %s (%q): %w", formatID(self), cfg.Name, ErrLostData)
+		}
+	}
+	return nil
 }
 
 // join makes the directory that of a member about to be brought up.

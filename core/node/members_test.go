@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -171,9 +172,8 @@ func TestRemovedLeaderHandsOverFirstAndStopsByItself(t *testing.T) {
 		t.Error("the removed member still leads")
 	}
 	for _, m := range rest {
-		if err := m.put(t, m.cfg.Name, "x"); err != nil {
-			t.Errorf("put on %s after its leader was removed: %v", m.cfg.Name, err)
-		}
+		// Members without a processor may elect once more.
+		eventually(t, func() error { return m.put(t, m.cfg.Name, "x") }, ErrLeaderChanged, ErrNoLeader)
 	}
 	leader.endsRemoved(t)
 	leader.stop(t)
@@ -533,7 +533,7 @@ func TestJoinerThatLosesPowerAnywhereStartsAgainAsTheSameMember(t *testing.T) {
 func TestJoinerCrashingAtEveryIOBeforeItIsBroughtUpKeepsItsIdentity(t *testing.T) {
 	t.Parallel()
 	self := membership.Member{ID: 77, PeerURLs: []string{"http://j:1"}}
-	info, err := json.Marshal(ClusterInfo{Version: clusterInfoVersion, ClusterID: 5, Members: []membership.Member{{ID: 1, Name: "a", PeerURLs: []string{"http://a:1"}}, self}})
+	info, err := json.Marshal(ClusterInfo{Version: clusterInfoVersion, ClusterID: 5, Self: 1, Settled: true, Members: []membership.Member{{ID: 1, Name: "a", PeerURLs: []string{"http://a:1"}}, self}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -582,32 +582,124 @@ func TestJoinerCrashingAtEveryIOBeforeItIsBroughtUpKeepsItsIdentity(t *testing.T
 	}
 }
 
-func TestAJoinerBelievesThePeersThatKnowOfARemovalNotTheOneThatLags(t *testing.T) {
+func TestAJoinerTakesAnIDOnlyWhenEnoughMembersVouchForIt(t *testing.T) {
 	t.Parallel()
 	urls := []string{"http://j:1"}
-	first := membership.Member{ID: 1, Name: "a", PeerURLs: []string{"http://a:1"}}
-	infos := map[string]ClusterInfo{
-		"http://a:1": {Members: []membership.Member{first, {ID: 76, Name: "j", PeerURLs: urls}}},
-		"http://b:1": {Members: []membership.Member{first, {ID: 77, PeerURLs: urls}}, Removed: []uint64{76}},
+	voter := func(id uint64, name string) membership.Member {
+		return membership.Member{ID: id, Name: name, PeerURLs: []string{"http://" + name + ":1"}}
 	}
-	cfg := Config{
-		Name: "j", Dir: "data", FS: vfs.NewMem(), SegmentBytes: 64 << 10, Join: true,
-		InitialCluster: map[string][]string{"a": {"http://a:1"}, "b": {"http://b:1"}, "j": urls},
-		Ask: func(_ context.Context, url string) ([]byte, error) {
-			info := infos[url]
-			info.Version, info.ClusterID = clusterInfoVersion, 5
-			return json.Marshal(info)
-		},
+	a, b, c := voter(1, "a"), voter(2, "b"), voter(3, "c")
+	old, added := membership.Member{ID: 76, PeerURLs: urls}, membership.Member{ID: 77, PeerURLs: urls}
+	ran, learner := membership.Member{ID: 77, Name: "j", PeerURLs: urls}, membership.Member{ID: 77, PeerURLs: urls, IsLearner: true}
+	type (
+		members = []membership.Member
+		infos   = map[string]ClusterInfo
+	)
+	lags := ClusterInfo{Self: 1, Index: 5, Settled: true, Members: members{a, b, old}}
+	tests := map[string]struct {
+		flags members
+		infos infos
+		want  uint64
+		err   error
+	}{
+		"the only one that lags": {members{a, b}, infos{"a": lags}, 0, ErrTooFewPeers},
+		"one that lags and one that knows better": {members{a, b}, infos{
+			"a": lags, "b": {Self: 2, Index: 9, Settled: true, Members: members{a, b, added}, Removed: []uint64{76}},
+		}, 77, nil},
+		"one that lags and one that knows of the removal alone": {members{a, b}, infos{
+			"a": lags, "b": {Self: 2, Index: 8, Settled: true, Members: members{a, b}, Removed: []uint64{76}},
+		}, 0, ErrNotAdded},
+		"one that lags and one with a change it has yet to apply": {members{a, b}, infos{
+			"a": lags, "b": {Self: 2, Index: 5, Members: members{a, b, old}},
+		}, 0, ErrTooFewPeers},
+		"the one member there is, in whose log stands a change": {members{a}, infos{"a": {Self: 1, Index: 5, Members: members{a, added}}}, 77, nil},
+		"the one member there is":                               {members{a}, infos{"a": {Self: 1, Index: 5, Settled: true, Members: members{a, added}}}, 77, nil},
+		"two of three":                                          {members{a, b, c}, infos{"a": {Self: 1, Settled: true, Members: members{a, b, c, added}}, "b": {Self: 2, Settled: true, Members: members{a, b, c, added}}}, 77, nil},
+		"one of three":                                          {members{a, b, c}, infos{"a": {Self: 1, Settled: true, Members: members{a, b, c, added}}}, 0, ErrTooFewPeers},
+		"the same one twice":                                    {members{a, b}, infos{"a": {Self: 1, Settled: true, Members: members{a, b, added}}, "b": {Self: 1, Settled: true, Members: members{a, b, added}}}, 0, ErrTooFewPeers},
+		"one that was removed":                                  {members{a, b}, infos{"a": {Self: 1, Settled: true, Members: members{a, c, added}}, "b": {Self: 2, Settled: true, Members: members{a, c, added}}}, 0, ErrTooFewPeers},
+		"one that the flags do not name":                        {members{a}, infos{"a": {Self: 1, Settled: true, Members: members{a, b, added}}, "b": {Self: 2, Settled: true, Members: members{a, b, added}}}, 77, nil},
+		"a learner, by one of three voters":                     {members{a, b, c}, infos{"a": {Self: 1, Settled: true, Members: members{a, b, c, learner}}}, 0, ErrTooFewPeers},
+		"a learner, by one and a learner": {members{a, b}, infos{
+			"a": {Self: 1, Settled: true, Members: members{a, c, voter(4, "d"), learner, {ID: 2, Name: "b", PeerURLs: b.PeerURLs, IsLearner: true}}},
+			"b": {Self: 2, Settled: true, Members: members{a, c, voter(4, "d"), learner, {ID: 2, Name: "b", PeerURLs: b.PeerURLs, IsLearner: true}}},
+		}, 0, ErrTooFewPeers},
+		"those that know it to have run":                                   {members{a, b}, infos{"a": {Self: 1, Settled: true, Members: members{a, b, ran}}, "b": {Self: 2, Settled: true, Members: members{a, b, ran}}}, 0, ErrLostData},
+		"one alone that knows it to have run, which may have been another": {members{a, b}, infos{"a": {Self: 1, Settled: true, Members: members{a, b, ran}}}, 0, ErrTooFewPeers},
 	}
-	m, err := OpenMember(t.Context(), cfg, func(m *Member) Hub {
-		return watch.NewHub(1, func() *mvcc.View { return m.View().KV }, watch.Config{})
-	}, func(first uint64) func() uint64 { return func() uint64 { return first } })
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cfg := Config{
+				Name: "j", Dir: "data", FS: vfs.NewMem(), SegmentBytes: 64 << 10, Join: true, RequestTimeout: time.Nanosecond, // asks once
+				InitialCluster: map[string][]string{"j": urls},
+				Ask: func(_ context.Context, url string) ([]byte, error) {
+					info, ok := tc.infos[strings.TrimSuffix(strings.TrimPrefix(url, "http://"), ":1")]
+					if !ok {
+						return nil, errors.New("nobody answers")
+					}
+					info.Version, info.ClusterID = clusterInfoVersion, 5
+					return json.Marshal(info)
+				},
+			}
+			for _, m := range tc.flags {
+				cfg.InitialCluster[m.Name] = m.PeerURLs
+			}
+			m, err := OpenMember(t.Context(), cfg, deaf, counting)
+			if !errors.Is(err, tc.err) {
+				t.Fatalf("got %v, want %v", err, tc.err)
+			}
+			if err != nil {
+				return
+			}
+			defer m.Release()
+			if m.ID != tc.want {
+				t.Fatalf("joined as %x, want %x", m.ID, tc.want)
+			}
+		})
+	}
+}
+
+func TestAFoundingMemberThatLostItsDataIsRefused(t *testing.T) {
+	t.Parallel()
+	cluster := map[string][]string{"a": {"http://a:1"}, "b": {"http://b:1"}, "c": {"http://c:1"}}
+	members, self, clusterID, err := initialMembers(&Config{Name: "a", Token: "t", InitialCluster: cluster})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer m.Release()
-	if m.ID != 77 {
-		t.Fatalf("joined as %x, want 77 (hex 4d)", m.ID)
+	i := slices.IndexFunc(members, func(m membership.Member) bool { return m.ID == self })
+	named := slices.Clone(members)
+	named[i].Name = "a"
+	for name, tc := range map[string]struct {
+		info ClusterInfo
+		err  error
+	}{
+		"the others are new, too":           {ClusterInfo{ClusterID: clusterID, Members: members}, nil},
+		"another knows its name":            {ClusterInfo{ClusterID: clusterID, Members: named}, ErrLostData},
+		"another knows of its removal":      {ClusterInfo{ClusterID: clusterID, Members: slices.Delete(slices.Clone(members), i, i+1), Removed: []uint64{self}}, ErrLostData},
+		"the others are of another cluster": {ClusterInfo{ClusterID: 9, Members: named}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cfg := Config{
+				Name: "a", Dir: "data", Token: "t", FS: vfs.NewMem(), SegmentBytes: 64 << 10, InitialCluster: maps.Clone(cluster),
+				Ask: func(_ context.Context, url string) ([]byte, error) {
+					if url != "http://c:1" {
+						return nil, errors.New("not started yet")
+					}
+					info := tc.info
+					info.Version, info.Self = clusterInfoVersion, 1
+					return json.Marshal(info)
+				},
+			}
+			m, err := OpenMember(t.Context(), cfg, deaf, counting)
+			if !errors.Is(err, tc.err) {
+				t.Fatalf("got %v, want %v", err, tc.err)
+			}
+			if err == nil {
+				m.Release()
+			}
+		})
 	}
 }
 

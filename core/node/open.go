@@ -176,8 +176,11 @@ func (r *recovered) begin(ctx context.Context, cfg *Config) (_ wal.Position, err
 // found makes a founding member: its first checkpoint holds the initial
 // membership, and its log starts right after it.
 func (r *recovered) found(ctx context.Context, cfg *Config) (wal.Position, error) {
-	members, _, _, err := initialMembers(cfg)
+	members, self, clusterID, err := initialMembers(cfg)
 	if err != nil {
+		return wal.Position{}, err
+	}
+	if err := ranBefore(ctx, cfg, self, clusterID); err != nil {
 		return wal.Position{}, err
 	}
 	m, err := machine.New(cfg.Machine, members...)

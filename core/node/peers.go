@@ -5,6 +5,8 @@ import (
 	"slices"
 	"time"
 
+	"go.etcd.io/raft/v3/raftpb"
+
 	"github.com/musterhq/muster/core/membership"
 	"github.com/musterhq/muster/core/simbug"
 	"github.com/musterhq/muster/core/transport"
@@ -44,8 +46,28 @@ func (m *Member) Removed() bool { return m.Standing(m.ID) == transport.Removed }
 
 // Info tells who belongs to the cluster, for one who is about to join.
 func (m *Member) Info() ([]byte, error) {
+	changed := m.changed.Load() // before the view: what comes between shows as not settled
 	v := m.View()
-	return json.Marshal(ClusterInfo{Version: clusterInfoVersion, ClusterID: m.ClusterID, Members: v.Members, Removed: v.RemovedMembers})
+	return json.Marshal(ClusterInfo{
+		Version: clusterInfoVersion, ClusterID: m.ClusterID, Self: m.ID,
+		Index: v.Index, Settled: v.Index >= changed, Members: v.Members, Removed: v.RemovedMembers,
+	})
+}
+
+// noteChanges keeps in mind where the last change of the members stands in the
+// log, now that entries are written to its end or over it.
+func (m *Member) noteChanges(entries []*raftpb.Entry) {
+	if len(entries) == 0 {
+		return
+	}
+	last := min(m.changed.Load(), entries[0].GetIndex()-1)
+	for i := len(entries) - 1; i >= 0; i-- {
+		if e := entries[i]; e.GetType() != raftpb.EntryType_EntryNormal {
+			last = e.GetIndex()
+			break
+		}
+	}
+	m.changed.Store(last)
 }
 
 // FreshID derives the id of a member to be added as etcd does, from the URLs and

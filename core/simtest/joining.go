@@ -44,7 +44,9 @@ var errNobody = errors.New("nobody answers")
 func (m *member) patient() context.Context {
 	ctx, cancel := context.WithCancel(context.Background())
 	m.cfg.Ask = func(_ context.Context, url string) ([]byte, error) {
-		cancel()
+		if m.cfg.Join {
+			cancel()
+		}
 		return m.ask(url)
 	}
 	return ctx
@@ -63,8 +65,8 @@ func (m *member) notJoined(err error) bool {
 		m.retire()
 	case m.id != 0:
 		return false
-	case errors.Is(err, node.ErrNoPeer), errors.Is(err, node.ErrNotAdded), errors.Is(err, node.ErrLostData):
-		// Cut off, too early, or asked one that lags: the supervisor tries again.
+	case errors.Is(err, node.ErrNoPeer), errors.Is(err, node.ErrNotAdded), errors.Is(err, node.ErrTooFewPeers), errors.Is(err, node.ErrLostData):
+		// Cut off, or too early: the supervisor tries again.
 		w.stats.Faults["join refused"]++
 		if errors.Is(err, node.ErrNoPeer) {
 			w.operator.correct(m)

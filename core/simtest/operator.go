@@ -241,11 +241,32 @@ func (op *operator) replace(via *member) bool {
 		return false
 	}
 	op.replaced = host
-	if !w.shape.lax && w.chance(0.5) { // without strict checks nobody would mind that it counts
+	if w.chance(0.5) && op.canLose(host) {
 		host.retire()
 	}
 	op.replaceStep(host, m, 5)
 	return true
+}
+
+// canLose reports whether a host may be gone for good. If it votes, enough others
+// must be there, and no change under way that could count on it. Without strict
+// checks nobody would mind the next change either.
+func (op *operator) canLose(host *member) bool {
+	w := op.w
+	if p := w.truth.roster.lookup(host.id); p == nil || p.IsLearner {
+		return true
+	}
+	there := 0
+	for _, p := range w.truth.roster.members {
+		if m := w.memberOf(p.ID); !p.IsLearner && m != nil && !m.gone && m != host {
+			there++
+		}
+	}
+	underWay := func(q *request) bool {
+		_, committed := w.truth.roster.verdicts[q.id]
+		return !committed && !q.refused()
+	}
+	return !w.shape.lax && there > w.truth.roster.voters()/2 && !slices.ContainsFunc(op.requests, underWay)
 }
 
 func (op *operator) replaceStep(host *member, m membership.Member, tries int) {
@@ -367,7 +388,8 @@ func (op *operator) meanwhile(*member) bool {
 }
 
 // tidy ends what the operator left undone: members that are listed and have no
-// host are removed, also what nonsense let in because it was none by then. It goes on until the cluster is whole.
+// host are removed, also what nonsense let in because it was none by then. If that
+// cost the quorum, a host is brought up instead. It goes on until the cluster is whole.
 func (op *operator) tidy() {
 	w := op.w
 	w.after(time.Second, op.tidy)
@@ -379,7 +401,13 @@ func (op *operator) tidy() {
 		return
 	}
 	for _, p := range w.truth.roster.members {
-		if host := w.memberOf(p.ID); host == nil && !op.comes(p) || host != nil && host.gone {
+		host := w.memberOf(p.ID)
+		if host == nil && w.leader() == nil && w.net.at[p.PeerURLs[0]] == nil {
+			op.names[p.ID] = w.hostName()
+			w.newHost(p.PeerURLs[0], op.names[p.ID], op.peersOf(via, op.names[p.ID])).start()
+			return
+		}
+		if host == nil && !op.comes(p) || host != nil && host.gone {
 			op.request(via, membership.Change{Op: membership.Remove, Member: membership.Member{ID: p.ID}}, nil)
 			return
 		}

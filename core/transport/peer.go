@@ -306,6 +306,38 @@ func Ask(ctx context.Context, raw string, dial func(context.Context, string) (ne
 	return readFrame(bufio.NewReader(conn))
 }
 
+// TurnAway closes whatever connects to the listeners, until stop is called: whoever
+// asks a member that has just begun to start need not wait for an answer.
+func TurnAway(listeners []net.Listener) (stop func()) {
+	var open []interface{ SetDeadline(time.Time) error }
+	var wg sync.WaitGroup
+	for _, l := range listeners {
+		d, ok := l.(interface{ SetDeadline(time.Time) error })
+		if !ok {
+			continue
+		}
+		open = append(open, d)
+		wg.Go(func() {
+			for {
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				_ = conn.Close()
+			}
+		})
+	}
+	return func() {
+		for _, d := range open {
+			_ = d.SetDeadline(time.Now()) // what is wrong with a listener shows when it is used
+		}
+		wg.Wait()
+		for _, d := range open {
+			_ = d.SetDeadline(time.Time{})
+		}
+	}
+}
+
 // DialURL connects to a peer URL: http://host:port or unix://path.
 func DialURL(ctx context.Context, raw string) (net.Conn, error) {
 	u, err := url.Parse(raw)

@@ -364,3 +364,32 @@ func TestAnyoneMayAskWhoBelongsToTheCluster(t *testing.T) {
 		t.Fatalf("got %q, %v", got, err)
 	}
 }
+
+func TestWhoAsksAMemberThatIsBeingStartedIsTurnedAwayAtOnce(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	stop := TurnAway([]net.Listener{l})
+	if b, err := Ask(t.Context(), "http://"+l.Addr().String(), nil); err == nil || errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("got %q, %v, want a closed connection", b, err)
+	}
+	stop()
+	accepted := make(chan error, 1)
+	go func() {
+		c, err := l.Accept()
+		if err == nil {
+			err = c.Close()
+		}
+		accepted <- err
+	}()
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := <-accepted; err != nil {
+		t.Fatalf("the listener is of no use afterwards: %v", err)
+	}
+}

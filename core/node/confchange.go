@@ -11,6 +11,7 @@ import (
 
 	"github.com/musterhq/muster/core/machine"
 	"github.com/musterhq/muster/core/membership"
+	"github.com/musterhq/muster/core/replica"
 	"github.com/musterhq/muster/core/simbug"
 )
 
@@ -44,8 +45,9 @@ type changes struct {
 	// sharedUntil is what was committed when the members last changed: up to here
 	// a member that is gone may have answered.
 	sharedUntil uint64
-	ledSince    time.Duration // when this member became leader
-	moved       uint64        // term in which leadership was handed over for a removal
+	ledSince    time.Duration        // when this member became leader
+	moved       uint64               // term in which leadership was handed over for a removal
+	unsafe      []*replica.ApplyTask // the first has a change that may be forgotten to be committed
 }
 
 // changeRequest is a change that a caller of ours (from 0) or another member asks for.
@@ -203,6 +205,61 @@ func (c *changes) noteAppended(ents []*raftpb.Entry) {
 	}
 }
 
+// apply hands on a task for the machine, a change of the members only when its
+// commit is on the disk. Of two members the one that stays could not find out any
+// more that the other was removed: it would wait for its vote for ever.
+func (s *Stepper) apply(t *replica.ApplyTask) {
+	change := hasChange(t) && !simbug.On(simbug.ForgetCommit)
+	if change {
+		s.eff.Append = append(s.eff.Append, s.r.CommitTask())
+	}
+	if change || len(s.changes.unsafe) > 0 {
+		s.changes.unsafe = append(s.changes.unsafe, t)
+		return
+	}
+	s.eff.Apply = append(s.eff.Apply, t)
+}
+
+// applyDurable hands on the first change that waited, and what waited behind it
+// up to the next one.
+func (s *Stepper) applyDurable() {
+	waited := s.changes.unsafe
+	n := 1
+	for n < len(waited) && !hasChange(waited[n]) {
+		n++
+	}
+	s.eff.Apply = append(s.eff.Apply, waited[:n]...)
+	s.changes.unsafe = slices.Delete(waited, 0, n)
+}
+
+// hide keeps from a member that it is removed until that is sure to be remembered
+// here: it leaves when it hears of it.
+func (c *changes) hide(m *raftpb.Message) {
+	if len(c.unsafe) == 0 || m.Commit == nil {
+		return
+	}
+	for _, e := range c.unsafe[0].Entries {
+		if e.GetType() != raftpb.EntryType_EntryNormal && e.GetIndex() <= m.GetCommit() && removes(e) == m.GetTo() {
+			before := e.GetIndex() - 1
+			m.Commit = &before
+			return
+		}
+	}
+}
+
+// removes is the member that a change removes, 0 if none.
+func removes(e *raftpb.Entry) uint64 {
+	cc, err := decodeConfChange(e)
+	if err != nil || len(cc.GetChanges()) != 1 || cc.GetChanges()[0].GetType() != raftpb.ConfChangeType_ConfChangeRemoveNode {
+		return 0
+	}
+	return cc.GetChanges()[0].GetNodeId()
+}
+
+func hasChange(t *replica.ApplyTask) bool {
+	return slices.ContainsFunc(t.Entries, func(e *raftpb.Entry) bool { return e.GetType() != raftpb.EntryType_EntryNormal })
+}
+
 // settleChange ends the bookkeeping of a change that was applied.
 func (s *Stepper) settleChange(e *raftpb.Entry) {
 	member, id, ok := entryID(e)
@@ -218,14 +275,16 @@ func (s *Stepper) settleChange(e *raftpb.Entry) {
 }
 
 // movesFirst starts handing leadership over if the change removes this leader,
-// once a term: if that comes to nothing, the removal goes ahead without it.
+// once a term: if that comes to nothing, the removal goes ahead without it. Not so
+// if one other stays, whom nobody could tell that the removal was committed.
 func (s *Stepper) movesFirst(c membership.Change) bool {
-	if c.Op != membership.Remove || c.Member.ID != s.cfg.ID || s.changes.moved == s.term {
+	two := len(s.cfg.View().ConfState.GetVoters()) == 2
+	if c.Op != membership.Remove || c.Member.ID != s.cfg.ID || s.changes.moved == s.term && !two {
 		return false
 	}
 	to := s.BestFollower()
 	if to == 0 {
-		return false
+		return two
 	}
 	s.changes.moved = s.term
 	s.r.TransferLeader(to)

@@ -156,19 +156,28 @@ func (n *Node) TransferLeader(ctx context.Context, to uint64) error {
 // Members are the cluster's members as this member knows them.
 func (n *Node) Members() []membership.Member { return n.View().Members }
 
+// longestLeave is how many election time-outs a removed member stays that may be needed.
+const longestLeave = 30
+
 // leave stops a removed member, a little later: the others may still need to
 // hear from it what was committed, its callers what became of their requests.
 func (n *Node) leave() {
 	n.leaving.Do(func() {
 		n.cfg.Logger.Warn("this member was removed from the cluster; it stops", "member-id", formatID(n.Member.ID))
 		n.wg.Go(func() {
-			t := time.NewTimer(n.cfg.electionTimeout())
+			t := time.NewTicker(n.cfg.electionTimeout())
 			defer t.Stop()
-			select {
-			case <-t.C:
-				n.stop(ErrRemoved)
-			case <-n.ctx.Done():
+			for range longestLeave {
+				select {
+				case <-t.C:
+				case <-n.ctx.Done():
+					return
+				}
+				if n.expelled.Load() || !n.MayBeNeeded() {
+					break
+				}
 			}
+			n.stop(ErrRemoved)
 		})
 	})
 }
@@ -182,5 +191,6 @@ func (n *Node) connectedSince(id uint64) (time.Duration, bool) {
 // Expelled: a peer has applied this member's removal.
 func (p *peerHandler) Expelled(by uint64) {
 	p.cfg.Logger.Info("a peer says that this member was removed", "peer", formatID(by))
+	p.expelled.Store(true)
 	(*Node)(p).leave()
 }

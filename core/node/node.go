@@ -56,6 +56,7 @@ type Node struct {
 	fatal    atomic.Pointer[error]
 	close    sync.Once
 	leaving  sync.Once
+	expelled atomic.Bool // a peer has applied this member's removal
 	released bool
 }
 

@@ -44,6 +44,10 @@ func (m *Member) Standing(id uint64) transport.Standing {
 // Removed reports whether this member has applied its own removal.
 func (m *Member) Removed() bool { return m.Standing(m.ID) == transport.Removed }
 
+// MayBeNeeded: of two voters one stays, and may not have heard yet that this one's
+// removal is committed. Until it has, it cannot be elected without this one's vote.
+func (m *Member) MayBeNeeded() bool { return len(m.View().ConfState.GetVoters()) == 1 }
+
 // Info tells who belongs to the cluster, for one who is about to join.
 func (m *Member) Info() ([]byte, error) {
 	changed := m.changed.Load() // before the view: what comes between shows as not settled

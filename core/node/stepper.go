@@ -251,7 +251,10 @@ func (s *Stepper) Receive(from uint64, m *Message) {
 func (s *Stepper) Appended(t *replica.AppendTask) {
 	msgs, restore := s.r.Appended(t)
 	if restore != nil {
-		s.eff.Apply = append(s.eff.Apply, restore)
+		s.apply(restore)
+	}
+	if t.Commit {
+		s.applyDurable()
 	}
 	s.sendRaft(msgs)
 }
@@ -311,7 +314,9 @@ func (s *Stepper) collect(out replica.Output) {
 		}
 		s.eff.Append = append(s.eff.Append, out.Append)
 	}
-	s.eff.Apply = append(s.eff.Apply, out.Apply...)
+	for _, t := range out.Apply {
+		s.apply(t)
+	}
 	s.sendRaft(out.Messages)
 	if simbug.On(simbug.AckBeforeDurable) {
 		s.sendRaft(slices.DeleteFunc(slices.Clone(out.Early), func(m *raftpb.Message) bool { return m.GetTo() == s.cfg.ID }))
@@ -331,6 +336,7 @@ func (s *Stepper) sendRaft(msgs []*raftpb.Message) {
 			s.eff.Snapshots = append(s.eff.Snapshots, m)
 			continue
 		}
+		s.changes.hide(m)
 		s.send(m.GetTo(), &Message{kind: msgRaft, Raft: m})
 	}
 }

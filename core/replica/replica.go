@@ -68,11 +68,12 @@ type AppendTask struct {
 	HardState *raftpb.HardState // nil: unchanged
 	Entries   []*raftpb.Entry
 	Snapshot  *raftpb.Snapshot // not nil: reset the log to it first
+	Commit    bool             // made by CommitTask
 	responses []*raftpb.Message
 }
 
 // NeedsSync reports whether somebody waits for the write to be durable.
-func (t *AppendTask) NeedsSync() bool { return len(t.responses) > 0 || t.Snapshot != nil }
+func (t *AppendTask) NeedsSync() bool { return len(t.responses) > 0 || t.Snapshot != nil || t.Commit }
 
 // ApplyTask is one run of committed entries in order, or, with Restore set,
 // the order to load the checkpoint at that position instead.
@@ -329,9 +330,14 @@ func (r *Replica) appendTask(m *raftpb.Message) *AppendTask {
 	return t
 }
 
-// LazyState returns a hard state that was never written because only its
-// commit index was new; a clean close writes it to save the next start work.
-func (r *Replica) LazyState() *raftpb.HardState { return r.lazy }
+// CommitTask is a write of the commit index as it stands, for what must not be
+// carried out before a restart would remember that it is committed.
+func (r *Replica) CommitTask() *AppendTask {
+	hs := r.raw.BasicStatus().HardState
+	r.lazy = nil
+	r.inFlight++
+	return &AppendTask{HardState: hs, Commit: true}
+}
 
 // Appended takes back a task whose write is durable. Messages for peers that
 // had to wait for it come back in the next Ready or are returned here. When the

@@ -146,12 +146,12 @@ func TestACommitIndexAloneIsNotWorthAWriteAndRidesAlong(t *testing.T) {
 	leader := c.elect(1)
 	propose(t, leader, "a")
 	c.settle()
-	if lazy, written := leader.LazyState(), leader.disk.hard.GetCommit(); lazy.GetCommit() != 3 || written >= 3 {
+	if lazy, written := leader.lazy, leader.disk.hard.GetCommit(); lazy.GetCommit() != 3 || written >= 3 {
 		t.Fatalf("lazy %v, on disk %d; want commit 3 to be left unwritten", lazy, written)
 	}
 	propose(t, leader, "b")
-	if h := leader.appends[0].HardState; h.GetCommit() != 3 || h.GetTerm() != 2 || h.GetVote() != 1 || leader.LazyState() != nil {
-		t.Errorf("entry 4 is written with %v, want commit 3 along; lazy %v", h, leader.LazyState())
+	if h := leader.appends[0].HardState; h.GetCommit() != 3 || h.GetTerm() != 2 || h.GetVote() != 1 || leader.lazy != nil {
+		t.Errorf("entry 4 is written with %v, want commit 3 along; lazy %v", h, leader.lazy)
 	}
 	c.settle()
 	if got := leader.disk.hard.GetCommit(); got != 3 {

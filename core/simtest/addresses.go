@@ -86,6 +86,7 @@ func (m *member) expelled(by *member) {
 	if !m.w.truth.roster.isRemoved(m.id) {
 		m.w.fail("%s says that %s was removed, which it was not", by.name, m.name)
 	}
+	m.outlawed = m.life
 	m.leave()
 }
 

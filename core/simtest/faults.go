@@ -281,7 +281,7 @@ func (w *World) unsettled() string {
 	left = append(left, w.unsettledMembers()...)
 	for _, x := range w.watches {
 		if last := int64(len(w.truth.events)); x.next < last {
-			left = append(left, fmt.Sprintf("%s saw %d of %d", x.name, x.next, last))
+			left = append(left, fmt.Sprintf("%s on %s saw %d of %d", x.name, x.where(), x.next, last))
 		}
 	}
 	for _, f := range w.leases.leases {

@@ -113,8 +113,16 @@ func (m *member) leave() {
 		return
 	}
 	m.leaving = m.life
-	life := m.life
-	m.w.after(electionTicks*tick, func() { m.do(life, m.left) })
+	life, stays := m.life, 0
+	var stay func()
+	stay = func() {
+		if stays++; m.n.MayBeNeeded() && m.outlawed != life && stays < 30 {
+			m.w.after(electionTicks*tick, func() { m.do(life, stay) })
+			return
+		}
+		m.left()
+	}
+	m.w.after(electionTicks*tick, func() { m.do(life, stay) })
 }
 
 // left ends a removed member as Node.Close does. Some supervisors start it once

@@ -65,13 +65,14 @@ type member struct {
 	held     []func() // what arrived while it was paused
 	jobs     jobs
 
-	known   addresses
-	solo    bool // see Stepper.Solo
-	named   bool // the cluster knows its name
-	ticks   int
-	leaving int     // the life that ends because it was removed
-	written uint64  // highest log index on its disk, checkpoints included
-	seen    listing // what was compared last
+	known    addresses
+	solo     bool // see Stepper.Solo
+	named    bool // the cluster knows its name
+	ticks    int
+	leaving  int     // the life that ends because it was removed,
+	outlawed int     // and in which it heard so from another
+	written  uint64  // highest log index on its disk, checkpoints included
+	seen     listing // what was compared last
 }
 
 // outcome is what a caller on a member learns.

@@ -11,6 +11,7 @@ import (
 	"github.com/musterhq/muster/core/machine"
 	"github.com/musterhq/muster/core/membership"
 	"github.com/musterhq/muster/core/node"
+	"github.com/musterhq/muster/core/vfs"
 )
 
 // campaign has the first member become leader at once.
@@ -176,5 +177,38 @@ func TestAHostOnARemovedMembersURLDoesNotTakeItsID(t *testing.T) {
 	}
 	if host := w.members[3]; host.id != 7 {
 		t.Fatalf("the host is %x after it was added as 7", host.id)
+	}
+}
+
+// As in seed 1795380361950358950: the one that stays loses its power as soon as it
+// has said that the other is removed, and the other is gone. It could find out from
+// nobody that this was committed.
+func TestTheMemberThatStaysRemembersThatItIsAlone(t *testing.T) {
+	for _, stays := range []int{0, 1} { // the leader, or the one that it hands over to
+		w := prepare(t, Options{
+			Seed: 1, Members: 2, Clients: 1, Duration: 3 * time.Second, shape: small(), think: 10 * time.Second,
+			script: func(w *World) {
+				campaign(w)
+				w.after(2*time.Second, func() {
+					m, leaves := w.members[stays], w.members[1-stays]
+					var remove func()
+					remove = func() {
+						w.operator.request(m, membership.Change{Op: membership.Remove, Member: membership.Member{ID: leaves.id}}, func(q *request) {
+							if !q.accepted() {
+								w.after(50*time.Millisecond, remove)
+								return
+							}
+							leaves.retire()
+							m.crash(crashMode(vfs.CrashDrop))
+							m.startIn(10 * time.Millisecond)
+						})
+					}
+					remove()
+				})
+			},
+		})
+		if err := w.run(); err != nil {
+			t.Errorf("member %d stays: %v", stays, err)
+		}
 	}
 }

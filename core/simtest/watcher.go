@@ -34,6 +34,14 @@ func newWatcher(w *World, i int) *watcher {
 	return x
 }
 
+// where says which member it is on.
+func (x *watcher) where() string {
+	if x.stream == nil || !x.at.up() {
+		return "nobody"
+	}
+	return fmt.Sprintf("%s, which is at revision %d,", x.at.name, x.at.n.View().KV.Rev())
+}
+
 func (x *watcher) poll() {
 	w := x.w
 	wait := w.between(5*time.Millisecond, 100*time.Millisecond)
@@ -41,7 +49,8 @@ func (x *watcher) poll() {
 		wait = w.between(time.Second, 5*time.Second)
 	}
 	w.after(wait, x.poll)
-	if x.stream != nil && (x.at.life != x.life || w.chance(0.005)) {
+	// One that was removed and can't hear of it has no leader: its callers go elsewhere in time.
+	if orphan := w.calm && x.at != nil && w.truth.roster.lookup(x.at.id) == nil; x.stream != nil && (x.at.life != x.life || w.chance(0.005) || orphan) {
 		x.stream.Close()
 		x.stream = nil
 	}

@@ -47,6 +47,7 @@ type changes struct {
 	sharedUntil uint64
 	ledSince    time.Duration        // when this member became leader
 	moved       uint64               // term in which leadership was handed over for a removal
+	restored    uint64               // index of the last checkpoint that raft took
 	unsafe      []*replica.ApplyTask // the first has a change that may be forgotten to be committed
 }
 
@@ -254,6 +255,14 @@ func removes(e *raftpb.Entry) uint64 {
 		return 0
 	}
 	return cc.GetChanges()[0].GetNodeId()
+}
+
+// isPast reports whether a task began before the last checkpoint was taken. raft
+// goes by the members in that since, and changes from before it would be made a
+// second time: a voter be a learner again, one that was removed come back.
+func (c *changes) isPast(t *replica.ApplyTask) bool {
+	n := len(t.Entries)
+	return n > 0 && t.Entries[n-1].GetIndex() <= c.restored && !simbug.On(simbug.ChangeFromPast)
 }
 
 func hasChange(t *replica.ApplyTask) bool {

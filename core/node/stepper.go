@@ -128,6 +128,17 @@ func (s *Stepper) SetTime(now time.Duration, wall int64) { s.now, s.wall = now, 
 // Take returns the effects gathered since the last call. The slices, but not
 // what is in them, are valid until the next call.
 func (s *Stepper) Take() Effects {
+	s.drain()
+	if s.eff.empty() {
+		return Effects{}
+	}
+	s.taken.clear()
+	s.eff, s.taken = s.taken, s.eff
+	return s.taken
+}
+
+// drain gathers what raft wants done.
+func (s *Stepper) drain() {
 	for s.r.HasReady() {
 		out := s.r.Ready()
 		s.collect(out)
@@ -135,12 +146,6 @@ func (s *Stepper) Take() Effects {
 			break
 		}
 	}
-	if s.eff.empty() {
-		return Effects{}
-	}
-	s.taken.clear()
-	s.eff, s.taken = s.taken, s.eff
-	return s.taken
 }
 
 func (e *Effects) empty() bool {
@@ -227,6 +232,9 @@ func (s *Stepper) Receive(from uint64, m *Message) {
 			return
 		}
 		s.r.Step(m.Raft)
+		if m.Raft.GetType() == raftpb.MessageType_MsgSnap {
+			s.drain() // changes applied from here on may be older than its members
+		}
 	case msgForward:
 		s.receiveForward(from, m)
 	case msgForwardReply:
@@ -273,8 +281,9 @@ type ApplyDone struct {
 
 // ApplyFinished takes back a finished apply task. The view it led to is published.
 func (s *Stepper) ApplyFinished(d ApplyDone) {
+	past := s.changes.isPast(d.Task)
 	for _, cc := range d.ConfChanges {
-		if !simbug.On(simbug.KeepsVote) || cc.GetChanges()[0].GetType() != raftpb.ConfChangeType_ConfChangeRemoveNode {
+		if !past && (!simbug.On(simbug.KeepsVote) || cc.GetChanges()[0].GetType() != raftpb.ConfChangeType_ConfChangeRemoveNode) {
 			s.r.ApplyConfChange(cc)
 		}
 		for _, c := range cc.GetChanges() {
@@ -309,8 +318,9 @@ func (s *Stepper) collect(out replica.Output) {
 	if out.Append != nil {
 		s.spot(out.Append.Entries)
 		s.changes.noteAppended(out.Append.Entries)
-		if out.Append.Snapshot != nil {
+		if p := out.Append.Snapshot; p != nil {
 			s.restoring.Add(1)
+			s.changes.restored = p.GetMetadata().GetIndex()
 		}
 		s.eff.Append = append(s.eff.Append, out.Append)
 	}

@@ -44,7 +44,8 @@ type member struct {
 	disk disk
 	dead bool // the power is gone
 
-	savesSince int // checkpoints of its own since the last one from a leader
+	installed  uint64 // the last checkpoint from a leader
+	savesSince int    // checkpoints of its own since that
 
 	rate  float64       // of its monotonic clock
 	boot  time.Duration // world time its clock counts from
@@ -167,7 +168,7 @@ func (m *member) notStarted(err error) {
 	switch {
 	case m.dead:
 		m.lose(m.w.crashMode())
-	case m.disk.damaged && (errors.Is(err, checkpoint.ErrCorrupt) || errors.Is(err, wal.ErrCorrupt) || errors.Is(err, node.ErrLogGap) && m.savesSince == 0):
+	case m.disk.damaged && (errors.Is(err, checkpoint.ErrCorrupt) || errors.Is(err, wal.ErrCorrupt) || m.savesSince == 0 && (errors.Is(err, node.ErrLogGap) || errors.Is(err, node.ErrNoCheckpoint))):
 		// Refused, as it must be. (A gap: the log was started over after a
 		// checkpoint from the leader, so no older one can stand in for that.)
 		// The operator brings the file back from the mirror.

@@ -212,3 +212,52 @@ func TestTheMemberThatStaysRemembersThatItIsAlone(t *testing.T) {
 		}
 	}
 }
+
+// overtaken has a member apply the addition of a learner so slowly that a checkpoint
+// overtakes it, in which the learner is a voter.
+func overtaken(o *Options) {
+	o.Members, o.Clients, o.Duration, o.shape = 3, 3, 10*time.Second, small()
+	o.think = 20 * time.Millisecond
+	o.script = func(w *World) {
+		leads, lags := w.members[0], w.members[2]
+		campaign(w)
+		learner := membership.Member{ID: 7, PeerURLs: []string{"http://h1:2380"}, IsLearner: true}
+		w.after(2*time.Second, func() {
+			host := w.newHost("http://h1:2380", "m3", map[string][]string{"m0": leads.urls, "m1": w.members[1].urls})
+			host.startIn(10 * time.Millisecond)
+			lags.lag = 2 * time.Second
+			w.operator.request(leads, membership.Change{Op: membership.AddLearner, Member: learner}, nil)
+		})
+		w.after(2200*time.Millisecond, func() { lags.lag = 0; w.cutOff(lags.slot) })
+		var promote func()
+		promote = func() {
+			w.operator.request(leads, membership.Change{Op: membership.Promote, Member: learner}, func(q *request) {
+				if !q.accepted() {
+					w.after(50*time.Millisecond, promote)
+				}
+			})
+		}
+		w.after(2500*time.Millisecond, promote)
+		w.after(3200*time.Millisecond, func() {
+			for _, m := range w.members {
+				if m.up() && m != lags {
+					m.save(m.n.View())
+				}
+			}
+		})
+		w.after(3300*time.Millisecond, w.net.repair)
+	}
+}
+
+// As in seed 1795380361950353418.
+func TestAChangeThatACheckpointOvertookIsNotMadeAgain(t *testing.T) {
+	opts := Options{Seed: 1}
+	overtaken(&opts)
+	w := prepare(t, opts)
+	if err := w.run(); err != nil {
+		t.Fatal(err)
+	}
+	if n := w.stats.Faults["checkpoint installed"]; n < 2 {
+		t.Fatalf("%d checkpoints were installed, want one on the new host and one on the member that lags", n)
+	}
+}

@@ -48,6 +48,7 @@ var mutants = map[simbug.Bug]mutant{
 	simbug.ForgetCommit:      {seeds: 400, narrow: only("add voter", "remove", "crash of all", "crash", "partition", "one-way cut", "leader pauses and is cut off")},
 	simbug.RefusedCounts:     {seeds: 20},
 	simbug.ConfStale:         {seeds: 10},
+	simbug.ChangeFromPast:    {seeds: 5, narrow: overtaken},
 	simbug.JoinUnvouched:     {seeds: 5, narrow: freedURL},
 	simbug.SoloEarly:         {seeds: 30, narrow: comingAndGoing},
 	simbug.IndexAhead:        {seeds: 5},

@@ -34,7 +34,7 @@ func (m *member) save(v *machine.View) {
 		}
 		return
 	}
-	if m.n.Checkpoints.Oldest() != before {
+	if m.n.Checkpoints.Oldest() != before && v.Index > m.installed {
 		m.savesSince++
 	}
 	if err == nil && !m.writing {
@@ -89,6 +89,7 @@ func (m *member) install(from uint64, announce *raftpb.Message, body []byte) boo
 		m.die(err)
 	case err == nil:
 		m.w.stats.Faults["checkpoint received"]++
+		m.installed = announce.GetSnapshot().GetMetadata().GetIndex()
 		if f := m.w.onInstall; f != nil {
 			f(m)
 		}

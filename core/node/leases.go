@@ -232,6 +232,9 @@ func (l *leases) abandonSent(leader uint64) {
 
 // forgetOld drops questions that nobody answered; their callers have timed out.
 func (l *leases) forgetOld(s *Stepper) {
+	if len(l.sent)+len(l.held) == 0 {
+		return // as in nearly every tick
+	}
 	for _, t := range slices.Sorted(maps.Keys(l.sent)) {
 		if s.now-l.sent[t].at > maxAsked {
 			delete(l.sent, t)

@@ -59,6 +59,7 @@ type member struct {
 	hub      *watch.Hub
 	nextID   uint64
 	writes   []*replica.AppendTask
+	spare    []*replica.AppendTask // memory of the last ones
 	writing  bool
 	applies  []*replica.ApplyTask
 	applying bool
@@ -414,7 +415,7 @@ func (m *member) startWrite() {
 
 func (m *member) write() {
 	tasks := m.writes
-	m.writes = nil
+	m.writes, m.spare = m.spare[:0], nil
 	m.w.note('l', m.slot, nil)
 	if err := m.n.Write(tasks); err != nil {
 		m.die(err)
@@ -425,6 +426,8 @@ func (m *member) write() {
 		m.noteWritten(t)
 		m.step(func(s *node.Stepper) { s.Appended(t) })
 	}
+	clear(tasks)
+	m.spare = tasks
 	m.startWrite()
 }
 
@@ -451,7 +454,7 @@ func (m *member) startApply() {
 
 func (m *member) apply() {
 	t := m.applies[0]
-	m.applies = m.applies[1:]
+	m.applies = slices.Delete(m.applies, 0, 1)
 	m.w.note('a', m.slot, nil)
 	m.w.truth.applying(m.w, m, t)
 	done, results, err := m.n.Apply(t)

@@ -26,11 +26,13 @@ type watcher struct {
 	slow   bool
 	prevKV bool
 	got    []change // scratch of events
+	again  func()   // poll, made once
 }
 
 func newWatcher(w *World, i int) *watcher {
 	x := &watcher{w: w, name: fmt.Sprintf("watcher %d", i), next: 2, slow: i == 2, prevKV: i != 1}
-	w.after(w.between(time.Millisecond, time.Second), x.poll)
+	x.again = x.poll
+	w.after(w.between(time.Millisecond, time.Second), x.again)
 	return x
 }
 
@@ -48,7 +50,7 @@ func (x *watcher) poll() {
 	if x.slow && !w.calm {
 		wait = w.between(time.Second, 5*time.Second)
 	}
-	w.after(wait, x.poll)
+	w.after(wait, x.again)
 	// One that was removed and can't hear of it has no leader: its callers go elsewhere in time.
 	if orphan := w.calm && x.at != nil && w.truth.roster.lookup(x.at.id) == nil; x.stream != nil && (x.at.life != x.life || w.chance(0.005) || orphan) {
 		x.stream.Close()

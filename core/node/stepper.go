@@ -100,7 +100,7 @@ type Effects struct {
 // Envelope is a message with its receiver.
 type Envelope struct {
 	To  uint64
-	Msg *Message
+	Msg Message
 }
 
 // Completion ends something a caller waits for: a command that will not be
@@ -219,7 +219,7 @@ func (s *Stepper) Campaign() { _ = s.r.Campaign() }
 func (s *Stepper) done(c Completion) { s.eff.Done = append(s.eff.Done, c) }
 
 func (s *Stepper) send(to uint64, m *Message) {
-	s.eff.Send = append(s.eff.Send, Envelope{to, m})
+	s.eff.Send = append(s.eff.Send, Envelope{to, *m})
 }
 
 // Receive takes a message from a peer.
@@ -324,8 +324,8 @@ func (s *Stepper) collect(out replica.Output) {
 		}
 		s.eff.Append = append(s.eff.Append, out.Append)
 	}
-	for _, t := range out.Apply {
-		s.apply(t)
+	if out.Apply != nil {
+		s.apply(out.Apply)
 	}
 	s.sendRaft(out.Messages)
 	if simbug.On(simbug.AckBeforeDurable) {

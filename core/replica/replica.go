@@ -86,7 +86,7 @@ type ApplyTask struct {
 // Output is what one Ready asks of its owner.
 type Output struct {
 	Append   *AppendTask
-	Apply    []*ApplyTask
+	Apply    *ApplyTask
 	Messages []*raftpb.Message // for peers; MsgSnap among them only announces a checkpoint
 	Reads    []raft.ReadState
 	Early    []*raftpb.Message // only with simbug.AckBeforeDurable
@@ -302,7 +302,7 @@ func (r *Replica) Ready() Output {
 				out.Early = m.GetResponses()
 			}
 		case m.GetTo() == raft.LocalApplyThread:
-			out.Apply = append(out.Apply, &ApplyTask{Entries: m.GetEntries(), response: m.GetResponses()[0]})
+			out.Apply = &ApplyTask{Entries: m.GetEntries(), response: m.GetResponses()[0]}
 		default:
 			out.Messages = append(out.Messages, m)
 		}

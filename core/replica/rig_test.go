@@ -98,14 +98,14 @@ func (n *node) collect() {
 		if out.Append != nil {
 			n.appends = append(n.appends, out.Append)
 		}
-		for _, t := range out.Apply {
+		if t := out.Apply; t != nil {
 			for _, e := range t.Entries {
 				if i := e.GetIndex() - n.disk.start.Index; e.GetIndex() > n.disk.last() || i > 0 && n.disk.entries[i-1].GetTerm() != e.GetTerm() {
 					n.t.Fatalf("member %d may apply entry %d, its disk ends at %d", n.id, e.GetIndex(), n.disk.last())
 				}
 			}
+			n.applies = append(n.applies, t)
 		}
-		n.applies = append(n.applies, out.Apply...)
 		for _, m := range out.Messages {
 			n.mayBeSent(m)
 		}

@@ -325,7 +325,7 @@ func (m *member) step(f func(*node.Stepper)) {
 			m.n.Step.Unreachable(e.To)
 			continue
 		}
-		frame, err := m.w.frames.encode(e.Msg)
+		frame, err := m.w.frames.encode(&e.Msg)
 		if err != nil {
 			m.w.fail("encode a peer message: %v", err)
 			return

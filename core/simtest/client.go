@@ -75,7 +75,7 @@ func (c *client) next() {
 	case x < 60:
 		c.write(m, key, opRecord{kind: opPut, value: value})
 	case x < 65:
-		c.txn(m, generation, value)
+		c.txn(m, value)
 	case x < 66:
 		c.call(m, "delete all", "", func(id uint64) {
 			m.propose(id, machine.DeleteRange, &pb.DeleteRangeRequest{Key: []byte("t"), RangeEnd: []byte("u"), PrevKv: true})
@@ -198,7 +198,7 @@ func (c *client) readAll(m *member, generation int) {
 
 // txn changes several keys in one revision; truth and specification check what
 // comes of it. Its keys have no other writers than such transactions.
-func (c *client) txn(m *member, generation int, value string) {
+func (c *client) txn(m *member, value string) {
 	w := c.w
 	key := func() []byte { return fmt.Appendf(nil, "t%d", w.rng.IntN(keysAlive)) }
 	put := func(k []byte, v string) *pb.RequestOp {

@@ -48,6 +48,7 @@ const clusterInfoVersion = 2
 var (
 	ErrNotAdded    = errors.New("no member with this one's peer URLs has been added to the cluster: run 'member add' first, or correct --initial-cluster")
 	ErrLostData    = errors.New("this member has already run, and its data directory is gone: remove it from the cluster, delete what is left and add it again")
+	ErrOtherName   = errors.New("correct --name or --initial-cluster")
 	ErrNoPeer      = errors.New("none of the peers in --initial-cluster could be asked about the cluster")
 	ErrTooFewPeers = errors.New("too few members could be asked whether this one still belongs to the cluster: start the others")
 	ErrTwoClusters = errors.New("the peers in --initial-cluster belong to different clusters")
@@ -208,7 +209,7 @@ func lookUp(ctx context.Context, cfg *Config) (self membership.Member, info Clus
 		if err == nil {
 			self, info, err = findSelf(cfg, infos)
 		}
-		final := errors.Is(err, ErrLostData) || errors.Is(err, ErrTwoClusters) || errors.Is(err, ErrNotAdded) && complete && asked > 1
+		final := errors.Is(err, ErrLostData) || errors.Is(err, ErrOtherName) || errors.Is(err, ErrTwoClusters) || errors.Is(err, ErrNotAdded) && complete && asked > 1
 		if err == nil || final || ctx.Err() != nil {
 			return self, info, err
 		}
@@ -239,7 +240,7 @@ func findSelf(cfg *Config, infos []ClusterInfo) (membership.Member, ClusterInfo,
 	case cfg.Name:
 		return m, info, fmt.Errorf("member %s (%q): %w", formatID(m.ID), m.Name, ErrLostData)
 	}
-	return m, info, fmt.Errorf("%s belongs to member %s, which runs under the name %q: correct --name or --initial-cluster", own, formatID(m.ID), m.Name)
+	return m, info, fmt.Errorf("%s belongs to member %s, which runs under the name %q: %w", own, formatID(m.ID), m.Name, ErrOtherName)
 }
 
 func peerURLs(members []membership.Member) string {

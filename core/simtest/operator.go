@@ -248,13 +248,17 @@ func (op *operator) replace(via *member) bool {
 	return true
 }
 
-// canLose reports whether a host may be gone for good. If it votes, enough others
-// must be there, and no change under way that could count on it. Without strict
-// checks nobody would mind the next change either.
+// canLose reports whether a host may be gone for good: if no change is under way
+// that could count on it, and, should it vote, enough others are there. Without
+// strict checks nobody would mind the next change either.
 func (op *operator) canLose(host *member) bool {
 	w := op.w
-	if p := w.truth.roster.lookup(host.id); p == nil || p.IsLearner {
-		return true
+	underWay := func(q *request) bool {
+		_, committed := w.truth.roster.verdicts[q.id]
+		return !committed && !q.refused()
+	}
+	if w.shape.lax || slices.ContainsFunc(op.requests, underWay) {
+		return false
 	}
 	there := 0
 	for _, p := range w.truth.roster.members {
@@ -262,11 +266,8 @@ func (op *operator) canLose(host *member) bool {
 			there++
 		}
 	}
-	underWay := func(q *request) bool {
-		_, committed := w.truth.roster.verdicts[q.id]
-		return !committed && !q.refused()
-	}
-	return !w.shape.lax && there > w.truth.roster.voters()/2 && !slices.ContainsFunc(op.requests, underWay)
+	p := w.truth.roster.lookup(host.id)
+	return p == nil || p.IsLearner || there > w.truth.roster.voters()/2
 }
 
 func (op *operator) replaceStep(host *member, m membership.Member, tries int) {

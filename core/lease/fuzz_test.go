@@ -89,9 +89,15 @@ func FuzzLessor(f *testing.F) {
 			old, exists := table[id]
 			switch op {
 			case promote:
-				term++
 				extend := time.Duration(id) * time.Second
-				l.Promote(now, term, maps.Values(table), extend)
+				before := map[int64]*modelLease{}
+				if m.leading && id%4 == 3 { // it stood still, and leads on
+					before = m.leases
+					l.Resume(now, maps.Values(table), extend)
+				} else {
+					term++
+					l.Promote(now, term, maps.Values(table), extend)
+				}
 				m.leading, m.leases = true, map[int64]*modelLease{}
 				for id, le := range table {
 					ttl := le.TTL
@@ -99,6 +105,9 @@ func FuzzLessor(f *testing.F) {
 						ttl = min(ttl, le.Remaining)
 					}
 					m.leases[id] = &modelLease{ttl: le.TTL, deadline: now + time.Duration(ttl)*time.Second + extend, recorded: le.Remaining > 0}
+					if was := before[id]; was != nil {
+						m.leases[id].expiring, m.leases[id].recording = was.expiring, was.recording
+					}
 				}
 			case grant:
 				if ttl := s.next() % 64; !exists {

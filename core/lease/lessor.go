@@ -86,8 +86,21 @@ func (l *Lessor) Len() int { return len(l.leases) }
 // was left of it) plus extend, which should be the election time-out: renewals
 // that the former leader answered are unknown here.
 func (l *Lessor) Promote(now time.Duration, term uint64, leases iter.Seq[Lease], extend time.Duration) {
-	l.Demote()
-	l.term = term
+	l.term, l.leases = term, make(map[int64]clock)
+	l.begin(now, leases, extend, nil)
+}
+
+// Resume goes on leading after a standstill in which renewals may have been missed:
+// every lease gets its time again as by Promote. What was handed out is still on
+// its way through the log: those leases stay as they are.
+func (l *Lessor) Resume(now time.Duration, leases iter.Seq[Lease], extend time.Duration) {
+	before := l.leases
+	l.leases = make(map[int64]clock)
+	l.begin(now, leases, extend, before)
+}
+
+func (l *Lessor) begin(now time.Duration, leases iter.Seq[Lease], extend time.Duration, before map[int64]clock) {
+	l.due, l.checks = nil, nil
 	perSecond := make(map[int64]int) // expiries by second
 	full := make(map[int64]int64)    // a full second → where to look next
 	for le := range leases {
@@ -105,7 +118,8 @@ func (l *Lessor) Promote(now time.Duration, term uint64, leases iter.Seq[Lease],
 			full[free] = free + 1
 		}
 		deadline += time.Duration(free-second) * time.Second
-		c := clock{ttl: le.TTL, deadline: deadline, recorded: le.Remaining > 0}
+		was := before[le.ID]
+		c := clock{ttl: le.TTL, deadline: deadline, recorded: le.Remaining > 0, expiring: was.expiring, recording: was.recording}
 		l.leases[le.ID] = c
 		l.due = append(l.due, due{at: deadline, id: le.ID})
 		if at, ok := l.nextCheckpoint(c, now); ok {

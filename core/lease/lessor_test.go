@@ -208,3 +208,34 @@ func BenchmarkLessorWithAMillionLeases(b *testing.B) {
 		}
 	})
 }
+
+// A leader that stood still had proposed expiries before, and they will be carried
+// out: no renewal may be answered as if they were not (simtest seed
+// 1795384623690715372).
+func TestAStandstillDoesNotForgetWhatIsOnItsWayThroughTheLog(t *testing.T) {
+	l := lease.NewLessor(lease.Config{CheckpointInterval: time.Second})
+	all := []lease.Lease{{ID: 1, TTL: 3}, {ID: 2, TTL: 30}, {ID: 3, TTL: 30}}
+	l.Promote(0, 1, slices.Values(all), 0)
+	if got := l.Expired(5*time.Second, 9); !slices.Equal(got, []int64{1}) {
+		t.Fatalf("expired %v, want lease 1", got)
+	}
+	if got := l.Checkpoints(6*time.Second, 1); len(got) != 1 || got[0].ID != 2 {
+		t.Fatalf("checkpoints of %v, want one of lease 2", got)
+	}
+	l.Resume(8*time.Second, slices.Values(all), time.Second)
+	if l.Term() != 1 {
+		t.Fatalf("leads in term %d, want 1", l.Term())
+	}
+	for id, want := range map[int64]error{1: lease.ErrExpiring, 2: lease.ErrCheckpointed, 3: nil} {
+		if _, err := l.Renew(id, 8*time.Second); !errors.Is(err, want) {
+			t.Errorf("renewing lease %d: %v, want %v", id, err, want)
+		}
+	}
+	if got := l.Expired(11*time.Second, 9); len(got) != 0 {
+		t.Errorf("lease %v was handed out twice, or has lost the time it has again", got)
+	}
+	l.ExpiryDone(1)
+	if got := l.Expired(12*time.Second+time.Millisecond, 9); !slices.Equal(got, []int64{1}) {
+		t.Errorf("expired %v when the first proposal had come to nothing, want lease 1 when its time is over again", got)
+	}
+}

@@ -200,7 +200,7 @@ func (s *Stepper) Tick() {
 		// The process stood still. Renewals that arrived meanwhile were not
 		// heard: give every lease its full time again rather than expire the
 		// ones whose owners did nothing wrong.
-		s.leases.promote(s.now, s.term, s.cfg.View().Leases, s.cfg.ElectionTimeout)
+		s.leases.lessor.Resume(s.now, s.cfg.View().Leases.Each, s.cfg.ElectionTimeout)
 	}
 	s.lastTick = s.now
 	s.r.Tick()

@@ -128,7 +128,9 @@ func (d *Dir) load() error {
 		d.mu.held = append(d.mu.held, &held{Info: info})
 	}
 	slices.SortFunc(d.mu.held, newestFirst)
-	return nil
+	// A process that was killed may not have come to make the name of its last
+	// checkpoint durable, and the log is about to be let go for it.
+	return d.cfg.FS.SyncDir(d.cfg.Dir)
 }
 
 func newestFirst(a, b *held) int {

@@ -377,3 +377,28 @@ func TestDirWorksOnTheOperatingSystem(t *testing.T) {
 		t.Error("a config without FS was accepted")
 	}
 }
+
+// simtest seed 1795384623690716455: a process is killed before it could make the
+// name durable, the next one finds the file and lets the log go, and the power fails.
+func TestACheckpointThatWasFoundStaysOverAPowerCut(t *testing.T) {
+	mem, armed := vfs.NewMem(), false
+	d := openDir(t, vfs.NewFault(mem, func(op vfs.Op) error {
+		if armed && op.Kind == vfs.OpSyncDir {
+			return errors.New("killed")
+		}
+		return nil
+	}))
+	save(t, d, 1)
+	armed = true
+	if _, err := d.Save(t.Context(), 2, 1, buckets(state(2)), nil); err == nil {
+		t.Fatal("saved, though its name is not durable")
+	}
+	mem.Kill()
+	if got := newest(t, openDir(t, mem)); got != 2 {
+		t.Fatalf("the next process finds %d, want 2: then this test shows nothing", got)
+	}
+	after := mem.Crash(rand.New(rand.NewPCG(1, 1)), vfs.CrashDrop)
+	if got := newest(t, openDir(t, after)); got != 2 {
+		t.Fatalf("after the power cut the newest is %d, want 2", got)
+	}
+}

@@ -50,7 +50,7 @@ var mutants = map[simbug.Bug]mutant{
 	simbug.ConfStale:         {seeds: 10},
 	simbug.ChangeFromPast:    {seeds: 5, narrow: overtaken},
 	simbug.JoinUnvouched:     {seeds: 5, narrow: freedURL},
-	simbug.SoloEarly:         {seeds: 30, narrow: comingAndGoing},
+	simbug.SoloEarly:         {seeds: 200, narrow: comingAndGoing},
 	simbug.IndexAhead:        {seeds: 5},
 	simbug.IndexBehind:       {seeds: 5},
 	simbug.DropTombstone:     {seeds: 20},

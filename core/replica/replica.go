@@ -49,6 +49,8 @@ type Replica struct {
 	// lazy is a hard state whose only news is the commit index: it need not
 	// be durable, so it rides along with the next write.
 	lazy *raftpb.HardState
+	// noted is the hard state that was last handed out to be made durable, nil before that.
+	noted *raftpb.HardState
 	// catching are the followers that have been sent a checkpoint and need the
 	// log after it next: their pins move on with them.
 	catching      map[uint64]*catching
@@ -69,11 +71,14 @@ type AppendTask struct {
 	Entries   []*raftpb.Entry
 	Snapshot  *raftpb.Snapshot // not nil: reset the log to it first
 	Commit    bool             // made by CommitTask
+	idle      bool             // nothing to write: it waits for those before it
 	responses []*raftpb.Message
 }
 
 // NeedsSync reports whether somebody waits for the write to be durable.
-func (t *AppendTask) NeedsSync() bool { return len(t.responses) > 0 || t.Snapshot != nil || t.Commit }
+func (t *AppendTask) NeedsSync() bool {
+	return len(t.responses) > 0 && !t.idle || t.Snapshot != nil || t.Commit
+}
 
 // ApplyTask is one run of committed entries in order, or, with Restore set,
 // the order to load the checkpoint at that position instead.
@@ -294,6 +299,7 @@ func (r *Replica) Ready() Output {
 	last := len(rd.CommittedEntries) - 1
 	out.More = out.Changed || len(out.Reads) > 0 || last >= 0 && rd.CommittedEntries[last].GetIndex() < r.commit
 	out.Messages = rd.Messages[:0]
+	var answers []*raftpb.Message
 	for _, m := range rd.Messages {
 		switch {
 		case m.GetTo() == raft.LocalAppendThread:
@@ -301,12 +307,17 @@ func (r *Replica) Ready() Output {
 			if simbug.On(simbug.AckBeforeDurable) {
 				out.Early = m.GetResponses()
 			}
+			if t := out.Append; t != nil && t.idle && r.inFlight == 1 {
+				answers, _ = r.Appended(t)
+				out.Append, out.More = nil, true
+			}
 		case m.GetTo() == raft.LocalApplyThread:
 			out.Apply = &ApplyTask{Entries: m.GetEntries(), response: m.GetResponses()[0]}
 		default:
 			out.Messages = append(out.Messages, m)
 		}
 	}
+	out.Messages = append(out.Messages, answers...)
 	return out
 }
 
@@ -327,14 +338,27 @@ func (r *Replica) appendTask(m *raftpb.Message) *AppendTask {
 	}
 	r.lazy = nil
 	r.inFlight++
+	if t.Snapshot == nil && len(t.Entries) == 0 && r.isNoted(t.HardState) {
+		// A follower that is told what is committed, say: it can answer at once.
+		t.idle, r.lazy, t.HardState = true, t.HardState, nil
+		return t
+	}
+	if t.HardState != nil {
+		r.noted = t.HardState
+	}
 	return t
+}
+
+// isNoted reports whether there is nothing in a hard state to be made durable.
+func (r *Replica) isNoted(hs *raftpb.HardState) bool {
+	return hs == nil || r.noted != nil && hs.GetTerm() == r.noted.GetTerm() && hs.GetVote() == r.noted.GetVote()
 }
 
 // CommitTask is a write of the commit index as it stands, for what must not be
 // carried out before a restart would remember that it is committed.
 func (r *Replica) CommitTask() *AppendTask {
 	hs := r.raw.BasicStatus().HardState
-	r.lazy = nil
+	r.lazy, r.noted = nil, hs
 	r.inFlight++
 	return &AppendTask{HardState: hs, Commit: true}
 }

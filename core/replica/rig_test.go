@@ -46,6 +46,7 @@ type node struct {
 	applies []*ApplyTask  // handed out, not carried out
 	out     []*raftpb.Message
 	reads   []raft.ReadState
+	syncs   int // writes that had to be made durable
 
 	next    uint64   // index that the next entry to apply must have
 	applied []string // data of the entries carried out, with their index
@@ -141,6 +142,9 @@ func (n *node) write() bool {
 	t := n.appends[0]
 	n.appends = n.appends[1:]
 	n.disk.write(t)
+	if t.NeedsSync() {
+		n.syncs++
+	}
 	msgs, restore := n.Appended(t)
 	if (restore != nil) != (t.Snapshot != nil) {
 		n.t.Fatalf("restore %v after a write with checkpoint %v", restore, t.Snapshot)

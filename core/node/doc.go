@@ -68,5 +68,6 @@
 // A directory is refused that is in use, etcd's own, another cluster's or a
 // removed member's, and one whose log and checkpoints don't fit together (the
 // errors of open.go, each with its remedy). So is joining a cluster that has not
-// added this member (those of join.go).
+// added this member or of which too few members vouch for it, and founding one
+// that knows this member already (those of join.go).
 package node

@@ -336,7 +336,10 @@ func (s *Stepper) mayChange(c membership.Change) error {
 		case m.IsLearner:
 		case !set.ReadyToRemove(c.Member.ID):
 			return ErrNotEnoughStarted
-		case !s.inContact(c.Member.ID): // down: no part of the active quorum
+		case !s.inContact(c.Member.ID): // down: no part of the active quorum, if this one is of it
+			if s.inTouch(set) <= voters/2 {
+				return ErrUnhealthy
+			}
 		case connected-1 < 1+(voters-1)/2:
 			return ErrUnhealthy
 		}
@@ -372,6 +375,17 @@ func (s *Stepper) connectedVoters(set *membership.Set) (voters, connected int) {
 		}
 	}
 	return voters, connected
+}
+
+// inTouch counts the voters that this member is in contact with, and itself. One
+// that stood still for a while takes everybody for down.
+func (s *Stepper) inTouch(set *membership.Set) (n int) {
+	for _, m := range set.Members() {
+		if !m.IsLearner && s.inContact(m.ID) {
+			n++
+		}
+	}
+	return n
 }
 
 // inContact reports whether a member was heard within an election time-out: a

@@ -261,3 +261,30 @@ func TestAChangeThatACheckpointOvertookIsNotMadeAgain(t *testing.T) {
 		t.Fatalf("%d checkpoints were installed, want one on the new host and one on the member that lags", n)
 	}
 }
+
+// As in seed 1795385918138070330: a leader that stood still has heard nobody for a
+// while. It must not take a member that serves for one that is down.
+func TestALeaderThatStoodStillRemovesNobody(t *testing.T) {
+	var asked *request
+	w := prepare(t, Options{
+		Seed: 1, Members: 3, Clients: 1, Duration: 8 * time.Second, shape: small(),
+		script: func(w *World) {
+			campaign(w)
+			w.after(3*time.Second, func() {
+				l, other := w.members[0], w.members[1]
+				w.cutOff(l.slot)
+				l.pause = w.now + 3*time.Second
+				life := l.life
+				w.operator.request(l, membership.Change{Op: membership.Remove, Member: membership.Member{ID: other.id}}, func(q *request) { asked = q })
+				w.after(3*time.Second, func() { l.wake(life) })
+				w.after(4*time.Second, w.net.repair)
+			})
+		},
+	})
+	if err := w.run(); err != nil {
+		t.Fatal(err)
+	}
+	if asked == nil || !errors.Is(asked.err, node.ErrUnhealthy) {
+		t.Fatalf("the request came to %+v, want ErrUnhealthy", asked)
+	}
+}

@@ -9,6 +9,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/miekg/dns"
 )
 
 // serve starts the real program.
@@ -86,8 +89,26 @@ func TestTheGeneratorIsClearlyCheaperThanTheServer(t *testing.T) {
 	}
 }
 
+// dnsReady waits until DNS has its first look at the registry: until then it
+// answers SERVFAIL, beside a member that serves.
+func dnsReady(t *testing.T, server string) {
+	t.Helper()
+	q := new(dns.Msg).SetQuestion("muster.internal.", dns.TypeSOA)
+	for deadline := time.Now().Add(20 * time.Second); ; {
+		answer, _, err := new(dns.Client).ExchangeContext(t.Context(), q, server)
+		if err == nil && answer.Rcode == dns.RcodeSuccess {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("DNS does not serve its zone: %v, %v", answer, err)
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+}
+
 func TestDNSIsMeasured(t *testing.T) {
 	s := serve(t)
+	dnsReady(t, s.dns)
 	out, err := bench(t.Context(), "dns", "muster.internal", "--type", "SOA,NS", "--server", s.dns, "--total", "500")
 	if err != nil || !strings.Contains(out, "500 in ") || !strings.Contains(out, "server CPU:") {
 		t.Errorf("%v\n%s", err, out)
@@ -97,8 +118,8 @@ func TestDNSIsMeasured(t *testing.T) {
 func TestAnEndedContextPrintsWhatWasMeasured(t *testing.T) {
 	s := serve(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	time := stopAfter(cancel)
-	defer time.Stop()
+	timer := stopAfter(cancel)
+	defer timer.Stop()
 	out, err := bench(ctx, "put", "--endpoints", s.addr, "--total", "100000000", "--conns", "2", "--clients", "4")
 	if err != nil || !strings.Contains(out, "interrupted:") || !strings.Contains(out, "throughput:") {
 		t.Errorf("%v\n%s", err, out)

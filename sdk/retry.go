@@ -31,6 +31,9 @@ func judge(err error, sent, read bool) verdict {
 	// These are refusals made before a request is proposed, so even a write may go elsewhere.
 	case rpctypes.ErrorDesc(rpctypes.ErrGRPCNoLeader), rpctypes.ErrorDesc(rpctypes.ErrGRPCNotSupportedForLearner):
 		return elsewhere
+	// The leader holds a change of the members against its rules before it proposes it; nobody else has other rules.
+	case rpctypes.ErrorDesc(rpctypes.ErrGRPCUnhealthy):
+		return final
 	// The token is checked before execution, too.
 	case rpctypes.ErrorDesc(rpctypes.ErrGRPCInvalidAuthToken), rpctypes.ErrorDesc(rpctypes.ErrGRPCAuthOldRevision),
 		rpctypes.ErrorDesc(rpctypes.ErrGRPCUserEmpty):

@@ -135,6 +135,7 @@ func TestJudgeRepeatsOnlyWhatIsSafe(t *testing.T) {
 		{rpctypes.ErrGRPCNoSpace, true, false, final},
 		{rpctypes.ErrGRPCNoLeader, true, false, elsewhere},
 		{rpctypes.ErrGRPCNotSupportedForLearner, true, false, elsewhere},
+		{rpctypes.ErrGRPCUnhealthy, true, false, final}, // a change of the members that was not proposed
 		{rpctypes.ErrGRPCLeaderChanged, true, false, unknown},
 		{rpctypes.ErrGRPCTimeout, true, false, unknown},
 		{rpctypes.ErrGRPCInvalidAuthToken, true, false, reauthenticate},

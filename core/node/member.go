@@ -3,7 +3,6 @@ package node
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"sync/atomic"
 
@@ -183,14 +182,14 @@ func (m *Member) Offered(announce *raftpb.Message) *machine.View {
 }
 
 // Install stores a checkpoint that a leader sent, verified and durable. Only
-// then may its announcement be given to the stepper.
+// then may its announcement be given to the stepper. One that is no news is not read.
 func (m *Member) Install(ctx context.Context, announce *raftpb.Message, body io.Reader) error {
 	md := announce.GetSnapshot().GetMetadata()
 	if announce.GetType() != raftpb.MessageType_MsgSnap || md.GetIndex() == 0 {
 		return errBadMessage
 	}
-	if at := m.view.Load().Index; md.GetIndex() <= at {
-		return fmt.Errorf("this member stands at index %d, past the checkpoint at %d", at, md.GetIndex())
+	if m.Has(announce) {
+		return nil // its announcement has raft say where this member stands, which the leader does not know
 	}
 	if m.Step.restoring.Load() > 0 {
 		// Each new one would push out the oldest, which is yet to be loaded.
@@ -198,6 +197,11 @@ func (m *Member) Install(ctx context.Context, announce *raftpb.Message, body io.
 	}
 	_, err := m.Checkpoints.Install(ctx, body, md.GetIndex(), md.GetTerm())
 	return err
+}
+
+// Has reports whether this member's state holds what an announced checkpoint does.
+func (m *Member) Has(announce *raftpb.Message) bool {
+	return announce.GetSnapshot().GetMetadata().GetIndex() <= m.view.Load().Index
 }
 
 var errRestoring = errors.New("this member has yet to load the checkpoint it received before")

@@ -288,3 +288,46 @@ func TestALeaderThatStoodStillRemovesNobody(t *testing.T) {
 		t.Fatalf("the request came to %+v, want ErrUnhealthy", asked)
 	}
 }
+
+// As in seed 1795386514697609844: the one of two that lags loses its power when the
+// checkpoint is on its disk and the leader has not heard so. It comes back where the
+// leader stands, and nothing can be committed without it: the same checkpoint is offered again.
+func TestAMemberThatIsOfferedWhatItHasSaysWhereItStands(t *testing.T) {
+	s := small()
+	s.lax = true // the third one is removed while the second is away
+	w := prepare(t, Options{
+		Seed: 1, Members: 3, Clients: 2, Duration: 8 * time.Second, shape: s,
+		script: func(w *World) {
+			leads, lags, leaves := w.members[0], w.members[1], w.members[2]
+			campaign(w)
+			w.noBreaks = true
+			w.after(500*time.Millisecond, func() { w.cutOff(lags.slot) })
+			w.after(2*time.Second, func() {
+				w.operator.request(leads, membership.Change{Op: membership.Remove, Member: membership.Member{ID: leaves.id}}, func(q *request) {
+					leaves.retire()
+					leads.save(leads.n.View())
+					w.net.repair()
+				})
+			})
+			// The process ends between the rename and the sync of the directory.
+			lags.failNext(vfs.OpSyncDir, "checkpoints", errEIO)
+			var watch func()
+			watch = func() {
+				if names, _ := lags.mem.ReadDir("data/checkpoints"); len(names) < 2 {
+					w.after(time.Millisecond, watch)
+					return
+				}
+				lags.crash(killed)
+				lags.disk.fail = nil
+				lags.startIn(10 * time.Millisecond)
+			}
+			w.after(3*time.Second, watch)
+		},
+	})
+	if err := w.run(); err != nil {
+		t.Fatal(err)
+	}
+	if w.stats.Faults["checkpoint received"] == 0 {
+		t.Fatal("no checkpoint was sent")
+	}
+}

@@ -79,7 +79,10 @@ func (m *member) sendSnapshot(announce *raftpb.Message) {
 // install takes a checkpoint from a peer and reports whether it is in place.
 func (m *member) install(from uint64, announce *raftpb.Message, body []byte) bool {
 	m.w.note('i', m.slot, body)
-	m.savesSince = 0
+	news := !m.n.Has(announce)
+	if news {
+		m.savesSince = 0
+	}
 	if !m.w.noBreaks && m.w.chance(0.1) {
 		body = body[:m.w.rng.IntN(len(body))] // the connection broke
 	}
@@ -89,7 +92,9 @@ func (m *member) install(from uint64, announce *raftpb.Message, body []byte) boo
 		m.die(err)
 	case err == nil:
 		m.w.stats.Faults["checkpoint received"]++
-		m.installed = announce.GetSnapshot().GetMetadata().GetIndex()
+		if news {
+			m.installed = announce.GetSnapshot().GetMetadata().GetIndex()
+		}
 		if f := m.w.onInstall; f != nil {
 			f(m)
 		}

@@ -216,16 +216,19 @@ func (op *operator) promote(via *member) bool {
 	return ok
 }
 
-// remove takes a member out; a cluster that has shrunk is rather left to grow.
+// remove takes a member out; a cluster that has shrunk is rather left to grow, and
+// one of which a host is lost needs the others: the leader may not have noticed yet.
 func (op *operator) remove(via *member) bool {
 	if len(via.n.View().Members) < op.w.opts.Members && op.w.chance(0.8) {
 		return false
 	}
+	lost := func(p membership.Member) bool { host := op.w.memberOf(p.ID); return host != nil && host.gone }
 	m, ok := op.listed(via, anyMember)
-	if ok {
-		op.request(via, membership.Change{Op: membership.Remove, Member: membership.Member{ID: m.ID}}, nil)
+	if !ok || !lost(m) && slices.ContainsFunc(op.w.truth.roster.members, lost) {
+		return false
 	}
-	return ok
+	op.request(via, membership.Change{Op: membership.Remove, Member: membership.Member{ID: m.ID}}, nil)
+	return true
 }
 
 // replace takes a member out, which may have lost its disk, and adds another one,

@@ -6,19 +6,9 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"github.com/musterhq/muster/internal/choices"
 )
-
-// deliveries is a script by which a member delivers what has happened; 0 after its end.
-type deliveries struct{ data []byte }
-
-func (d *deliveries) next() int64 {
-	if len(d.data) == 0 {
-		return 0
-	}
-	b := d.data[0]
-	d.data = d.data[1:]
-	return int64(b)
-}
 
 // FuzzWatchStreams delivers one history as members may: from any point at or before the one asked for, in fragments cut
 // anywhere, progress reported in between, from members that lag, over streams that break. What is yielded is the history,
@@ -46,7 +36,7 @@ func FuzzWatchStreams(f *testing.F) {
 		}
 		start = max(start%lastRev, 0)
 		var yielded []byte // keys, which number the events
-		d := &deliveries{script[:min(len(script), 400)]}
+		d := choices.ScriptOf(script, 400)
 		w := &watcher{req: &request{progress: true, fragment: true}, next: start}
 		begun := -1       // the first event that is wanted
 		at, open := -1, 0 // what is sent next on this stream, and from where its fragments have come
@@ -68,8 +58,8 @@ func FuzzWatchStreams(f *testing.F) {
 				}
 			}
 		}
-		for len(d.data) > 0 {
-			op, arg := d.next()%6, d.next()
+		for d.Left() {
+			op, arg := int64(d.Next())%6, int64(d.Next())
 			if at < 0 && op != created {
 				continue
 			}

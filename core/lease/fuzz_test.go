@@ -10,19 +10,8 @@ import (
 	"time"
 
 	"github.com/musterhq/muster/core/lease"
+	"github.com/musterhq/muster/internal/choices"
 )
-
-// script is what the fuzzer writes: a byte a choice, 0 after its end.
-type script struct{ data []byte }
-
-func (s *script) next() int64 {
-	if len(s.data) == 0 {
-		return 0
-	}
-	b := s.data[0]
-	s.data = s.data[1:]
-	return int64(b)
-}
 
 // modelLease is what the naive lessor knows of a lease.
 type modelLease struct {
@@ -78,14 +67,14 @@ func FuzzLessor(f *testing.F) {
 	f.Add([]byte{grant, 1, 5, promote, 1, grant, 1, 50, grant, 2, 60, wait, 255, note, 3, renew, 1, 0, noted, 1, 9, noted, 1, 0, renew, 1, 0})
 	f.Add([]byte{promote, 0, grant, 1, 9, revoke, 1, grant, 1, 2, wait, 90, expire, 1, expire, 1, promote, 3, wait, 255, expire, 1})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		s := &script{b[:min(len(b), 2000)]}
+		s := choices.ScriptOf(b, 2000)
 		const every = 20 * time.Second // leases of up to 63 s are looked at
 		l := lease.NewLessor(lease.Config{ExpiryRate: 1 << 30, CheckpointInterval: every})
 		m := &modelLessor{leases: map[int64]*modelLease{}}
 		table := map[int64]lease.Lease{} // replicated: it outlives each lessor's term
 		var now time.Duration
-		for term := uint64(1); len(s.data) > 0; {
-			op, id := s.next()%9, s.next()%16
+		for term := uint64(1); s.Left(); {
+			op, id := int64(s.Next())%9, int64(s.Next())%16
 			old, exists := table[id]
 			switch op {
 			case promote:
@@ -110,7 +99,7 @@ func FuzzLessor(f *testing.F) {
 					}
 				}
 			case grant:
-				if ttl := s.next() % 64; !exists {
+				if ttl := int64(s.Next()) % 64; !exists {
 					table[id] = lease.Lease{ID: id, TTL: ttl}
 					l.Granted(id, ttl, now)
 					if m.leading {
@@ -122,7 +111,7 @@ func FuzzLessor(f *testing.F) {
 				delete(m.leases, id)
 				l.Revoked(id)
 			case renew:
-				received := now - time.Duration(s.next())*10*time.Millisecond
+				received := now - time.Duration(s.Next())*10*time.Millisecond
 				ttl, err := l.Renew(id, received)
 				if want := m.renew(id, received); !errors.Is(err, want) || err == nil && ttl != old.TTL {
 					t.Fatalf("at %v: lease %d renewed for %d s, %v; want %d s, %v", now, id, ttl, err, old.TTL, want)
@@ -148,7 +137,7 @@ func FuzzLessor(f *testing.F) {
 					le.recording = true
 				}
 			case noted:
-				remaining := s.next() % 64
+				remaining := int64(s.Next()) % 64
 				if !exists {
 					break
 				}
@@ -158,7 +147,7 @@ func FuzzLessor(f *testing.F) {
 					le.recorded, le.recording = remaining > 0, le.recording && remaining == 0
 				}
 			default:
-				now += time.Duration(id*s.next()) * 100 * time.Millisecond
+				now += time.Duration(id*int64(s.Next())) * 100 * time.Millisecond
 			}
 			agree(t, l, m, now)
 		}
@@ -190,7 +179,7 @@ func FuzzTable(f *testing.F) {
 	f.Add([]byte{grant, 2, 9, grant, 2, 8, note, 2, 4, attach, 3, 1, publish, 0, 0, note, 2, 0, revoke, 3, 0, revoke, 2, 0})
 	f.Add(slices.Repeat([]byte{grant, 0, 1, attach, 0, 7, attach, 0, 8, revoke, 0, 0}, 20))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		s := &script{b[:min(len(b), 3000)]}
+		s := choices.ScriptOf(b, 3000)
 		table := lease.NewTable()
 		leases, keys := map[int64]lease.Lease{}, map[int64]map[string]bool{}
 		type published struct {
@@ -198,8 +187,8 @@ func FuzzTable(f *testing.F) {
 			text string
 		}
 		var kept []published
-		for len(s.data) > 0 {
-			op, id, arg := s.next()%6, s.next()-16, s.next() // some ids are negative, one is none
+		for s.Left() {
+			op, id, arg := int64(s.Next())%6, int64(s.Next())-16, int64(s.Next()) // some ids are negative, one is none
 			key := fmt.Sprint(arg % 100)
 			old, exists := leases[id]
 			var err, want error

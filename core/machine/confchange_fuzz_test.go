@@ -13,38 +13,26 @@ import (
 
 	"github.com/musterhq/muster/core/machine"
 	"github.com/musterhq/muster/core/membership"
+	"github.com/musterhq/muster/internal/choices"
 )
-
-// changeScript makes membership changes of bytes: an operation, an id, peer URLs;
-// or an entry as it may come from a log that something else has written.
-type changeScript struct{ data []byte }
-
-func (s *changeScript) next() byte {
-	if len(s.data) == 0 {
-		return 0
-	}
-	b := s.data[0]
-	s.data = s.data[1:]
-	return b
-}
 
 // rawChange is the operation whose entry is taken from the script as it stands.
 const rawChange = 5
 
-func (s *changeScript) change(t testing.TB, index uint64) *raftpb.ConfChangeV2 {
+// scriptedChange is a membership change made of bytes: an operation, an id, peer URLs;
+// or an entry as it may come from a log that something else has written.
+func scriptedChange(t testing.TB, s *choices.Script, index uint64) *raftpb.ConfChangeV2 {
 	t.Helper()
-	op := s.next() % (rawChange + 1)
+	op := s.Next() % (rawChange + 1)
 	if op == rawChange {
-		n := min(int(s.next()), len(s.data))
-		b := s.data[:n]
-		s.data = s.data[n:]
+		b := s.Bytes(int(s.Next()))
 		cc := new(raftpb.ConfChangeV2)
 		if proto.Unmarshal(b, cc) != nil {
 			return new(raftpb.ConfChangeV2)
 		}
 		return cc
 	}
-	id := uint64(s.next())
+	id := uint64(s.Next())
 	if id >= 0xf0 {
 		id += ^uint64(0xff) // the ids of raft's disk and of its state machine are the last ones there are
 	}
@@ -52,7 +40,7 @@ func (s *changeScript) change(t testing.TB, index uint64) *raftpb.ConfChangeV2 {
 		Op:     []membership.Op{membership.AddVoter, membership.AddLearner, membership.Promote, membership.Remove, membership.UpdatePeer}[op],
 		Member: membership.Member{ID: id},
 	}
-	for urls := s.next(); urls > 0; urls >>= 4 {
+	for urls := s.Next(); urls > 0; urls >>= 4 {
 		c.Member.PeerURLs = append(c.Member.PeerURLs, "http://"+string(rune('a'+urls&15)))
 	}
 	cc, err := machine.ConfChangeContext(machine.Command{ID: index, Member: 1}, c)
@@ -104,9 +92,9 @@ func FuzzMembershipChanges(f *testing.F) {
 		}
 		always := newPair(t).m
 		restarted := newPair(t).m
-		s := &changeScript{script[:min(len(script), 300)]}
-		for index := uint64(1); len(s.data) > 0; index++ {
-			cc := s.change(t, index)
+		s := choices.ScriptOf(script, 300)
+		for index := uint64(1); s.Left(); index++ {
+			cc := scriptedChange(t, s, index)
 			before := always.Publish().Members
 			allowed := always.CheckConfChange(cc)
 			if machine.Fatal(allowed) {

@@ -8,28 +8,11 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"github.com/musterhq/muster/core/machine"
+	"github.com/musterhq/muster/internal/choices"
 )
 
-// leaseScript is a script of lease commands: a byte says which, varints say for
-// which lease and how long.
-type leaseScript struct{ data []byte }
-
-func (s *leaseScript) op() byte {
-	b := s.data[0]
-	s.data = s.data[1:]
-	return b
-}
-
-func (s *leaseScript) number() int64 {
-	v, n := binary.Varint(s.data)
-	if n <= 0 {
-		n, v = min(1, len(s.data)), 0
-	}
-	s.data = s.data[n:]
-	return v
-}
-
-// The steps of such a script.
+// The steps of a script of lease commands: a byte says which, varints say for which
+// lease and how long.
 const (
 	leaseGrant = iota
 	leaseRevoke
@@ -61,7 +44,7 @@ func FuzzLeaseRequests(f *testing.F) {
 		leaseStep(leaseRevoke, most), leaseStep(leaseRevoke, 0), leaseStep(leaseGrant, 0, 1), leaseStep(leaseNote, 9, -9), leaseStep(leaseRestart)))
 	f.Fuzz(func(t *testing.T, script []byte) {
 		p := newPair(t)
-		s := &leaseScript{script[:min(len(script), 600)]}
+		s := choices.ScriptOf(script, 600)
 		left := map[int64]int64{} // what was noted, where it was
 		own := func(kind machine.Kind, body []byte) error {
 			p.index++
@@ -70,21 +53,21 @@ func FuzzLeaseRequests(f *testing.F) {
 			p.m.EndEntry(p.index, 1)
 			return res.Err
 		}
-		for len(s.data) > 0 {
-			switch s.op() % leaseSteps {
+		for s.Left() {
+			switch s.Next() % leaseSteps {
 			case leaseGrant:
-				p.apply(machine.LeaseGrant, &pb.LeaseGrantRequest{ID: s.number(), TTL: s.number()})
+				p.apply(machine.LeaseGrant, &pb.LeaseGrantRequest{ID: s.Varint(), TTL: s.Varint()})
 			case leaseRevoke:
-				p.apply(machine.LeaseRevoke, &pb.LeaseRevokeRequest{ID: s.number()})
+				p.apply(machine.LeaseRevoke, &pb.LeaseRevokeRequest{ID: s.Varint()})
 			case leaseAttach:
-				p.apply(machine.Put, &pb.PutRequest{Key: []byte{'a' + byte(s.number()&3)}, Lease: s.number(), PrevKv: true})
+				p.apply(machine.Put, &pb.PutRequest{Key: []byte{'a' + byte(s.Varint()&3)}, Lease: s.Varint(), PrevKv: true})
 			case leaseDetach:
-				p.apply(machine.DeleteRange, &pb.DeleteRangeRequest{Key: []byte{'a' + byte(s.number()&3)}})
+				p.apply(machine.DeleteRange, &pb.DeleteRangeRequest{Key: []byte{'a' + byte(s.Varint()&3)}})
 			case leaseExpire:
-				term := uint64(s.number())
-				ids := make([]int64, s.number()&7)
+				term := uint64(s.Varint())
+				ids := make([]int64, s.Varint()&7)
 				for i := range ids {
-					ids[i] = s.number()
+					ids[i] = s.Varint()
 				}
 				err := own(machine.LeaseExpire, machine.EncodeLeaseExpire(term, ids))
 				if (err == nil) != (term == 1) {
@@ -94,7 +77,7 @@ func FuzzLeaseRequests(f *testing.F) {
 					p.s.Expire(ids...)
 				}
 			case leaseNote:
-				id, remaining := s.number(), s.number()
+				id, remaining := s.Varint(), s.Varint()
 				if err := own(machine.LeaseCheckpoint, machine.EncodeLeaseCheckpoint(id, remaining)); err != nil {
 					t.Fatal(err)
 				}

@@ -259,6 +259,9 @@ const foundingQuestion = time.Second
 // other founding members know to have run: it would vote a second time. When a
 // cluster is founded nobody knows that, and most don't answer yet.
 func ranBefore(ctx context.Context, cfg *Config, self, clusterID uint64) error {
+	if len(cfg.InitialCluster) == 1 {
+		return nil
+	}
 	defer transport.TurnAway(cfg.PeerListeners)() // or they would wait for each other
 	ctx, cancel := context.WithTimeout(ctx, foundingQuestion)
 	defer cancel()

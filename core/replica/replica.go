@@ -282,7 +282,7 @@ func (r *Replica) TermAt(index uint64) uint64 {
 // HasReady reports whether Ready would return anything.
 func (r *Replica) HasReady() bool { return r.raw.HasReady() }
 
-// Ready collects everything raft wants done. Call it until HasReady is false, or Output.More.
+// Ready collects everything raft wants done. Call it until HasReady is false, or Output.More is.
 func (r *Replica) Ready() Output {
 	rd := r.raw.Ready()
 	var out Output

@@ -96,7 +96,7 @@ func (c *Config) AddFlags(fs *pflag.FlagSet) *Flags {
 	fs.Var(urlList{&c.InitialAdvertisePeerURLs}, "initial-advertise-peer-urls", "where other members find this one (default: the listening URLs)")
 	fs.Var(urlList{&c.ListenMetricsURLs}, "listen-metrics-urls", "where /metrics and /health are served besides the client port")
 	fs.StringVar(&c.InitialCluster, "initial-cluster", c.InitialCluster, "the founding members, name=peer-url,… (default: this member alone)")
-	fs.StringVar(&c.InitialClusterState, "initial-cluster-state", c.InitialClusterState, "new to found a cluster, existing to join one")
+	fs.StringVar(&c.InitialClusterState, "initial-cluster-state", c.InitialClusterState, "new to found a cluster, existing to join one (half of its voters must answer)")
 	fs.StringVar(&c.InitialClusterToken, "initial-cluster-token", c.InitialClusterToken, "keeps clusters founded with equal URLs apart")
 	fs.Var(millis{&c.HeartbeatInterval}, "heartbeat-interval", "milliseconds between a leader's heartbeats")
 	fs.Var(millis{&c.ElectionTimeout}, "election-timeout", "milliseconds without a leader until an election")

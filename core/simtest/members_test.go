@@ -333,3 +333,35 @@ func TestAMemberThatIsOfferedWhatItHasSaysWhereItStands(t *testing.T) {
 		t.Fatal("no checkpoint was sent")
 	}
 }
+
+// As in seed 1795391964691929025: a voter was added that no host is, and with it the
+// quorum went, while a learner's host is lost as well.
+func TestTheOperatorRestoresTheQuorumBeforeItRemovesAnybody(t *testing.T) {
+	w := prepare(t, Options{
+		Seed: 1, Members: 1, Clients: 1, Duration: 6 * time.Second, shape: small(),
+		script: func(w *World) {
+			campaign(w)
+			w.after(time.Second, func() {
+				m := w.members[0]
+				host := w.newHost("http://h1:2380", "m1", map[string][]string{m.cfg.Name: m.urls})
+				host.startIn(0)
+				learner := membership.Member{ID: 5, PeerURLs: []string{"http://h1:2380"}, IsLearner: true}
+				w.operator.request(m, membership.Change{Op: membership.AddLearner, Member: learner}, nil)
+				w.after(3*time.Second, func() {
+					if host.id != learner.ID {
+						w.fail("the host is %x after it was added as 5", host.id)
+					}
+					host.retire()
+					voter := membership.Member{ID: 7, PeerURLs: []string{"http://h2:2380"}}
+					w.operator.request(m, membership.Change{Op: membership.AddVoter, Member: voter}, nil)
+				})
+			})
+		},
+	})
+	if err := w.run(); err != nil {
+		t.Fatal(err)
+	}
+	if w.memberOf(7) == nil || w.truth.roster.lookup(5) != nil {
+		t.Fatalf("the members are %+v", w.truth.roster.members)
+	}
+}

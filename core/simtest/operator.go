@@ -404,14 +404,15 @@ func (op *operator) tidy() {
 	if via == nil {
 		return
 	}
-	for _, p := range w.truth.roster.members {
-		host := w.memberOf(p.ID)
-		if host == nil && w.leader() == nil && w.net.at[p.PeerURLs[0]] == nil {
+	for _, p := range w.truth.roster.members { // first: without a leader nobody can be removed
+		if w.leader() == nil && w.memberOf(p.ID) == nil && w.net.at[p.PeerURLs[0]] == nil {
 			op.names[p.ID] = w.hostName()
 			w.newHost(p.PeerURLs[0], op.names[p.ID], op.peersOf(via, op.names[p.ID])).start()
 			return
 		}
-		if host == nil && !op.comes(p) || host != nil && host.gone {
+	}
+	for _, p := range w.truth.roster.members {
+		if host := w.memberOf(p.ID); host == nil && !op.comes(p) || host != nil && host.gone {
 			op.request(via, membership.Change{Op: membership.Remove, Member: membership.Member{ID: p.ID}}, nil)
 			return
 		}

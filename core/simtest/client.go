@@ -143,11 +143,7 @@ func (c *client) call(m *member, what, key string, start func(id uint64), finish
 
 // propose hands one command to a member.
 func (m *member) propose(id uint64, kind machine.Kind, req proto.Message) {
-	body, err := proto.Marshal(req)
-	if err != nil {
-		panic(err)
-	}
-	m.hand(id, kind, body)
+	m.hand(id, kind, m.w.truth.ask(commandID{m.id, id}, req))
 }
 
 // hand is propose for an encoded request.

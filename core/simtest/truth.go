@@ -38,7 +38,8 @@ type truth struct {
 	spec    *spec.State
 	roster  roster
 	entries []entry                     // by index
-	answers map[commandID]proto.Message // what the specification answers to a command
+	asked   map[commandID]asked         // what clients want
+	answers map[commandID]proto.Message // what the specification answers to that
 }
 
 // entry is what is known of a log index.
@@ -85,7 +86,7 @@ func (c change) equal(o change) bool {
 
 func (t *truth) init() {
 	t.keys, t.written = map[string][]change{}, map[string]int64{}
-	t.answers = map[commandID]proto.Message{}
+	t.asked, t.answers = map[commandID]asked{}, map[commandID]proto.Message{}
 	t.spec = spec.New()
 }
 
@@ -197,38 +198,42 @@ func (t *truth) replay(w *World, m *member, e *raftpb.Entry) {
 	}
 }
 
+// asked is a request that was handed to a member.
+type asked struct {
+	req  proto.Message
+	body []byte // as it is encoded
+}
+
+// ask encodes a request that a member is about to be handed.
+func (t *truth) ask(id commandID, req proto.Message) []byte {
+	body, err := proto.Marshal(req)
+	if err != nil {
+		panic(err)
+	}
+	t.asked[id] = asked{req, body}
+	return body
+}
+
 // carryOut returns the answer, nil for a refusal or where the specification has none.
 func (t *truth) carryOut(w *World, term uint64, c *machine.Encoded) proto.Message {
-	var req proto.Message
 	body := c.Decode().Body
-	switch c.Kind {
-	case machine.Put:
-		req = new(pb.PutRequest)
-	case machine.DeleteRange:
-		req = new(pb.DeleteRangeRequest)
-	case machine.Txn:
-		req = new(pb.TxnRequest)
-	case machine.Compact:
-		req = new(pb.CompactionRequest)
-	case machine.LeaseGrant:
-		req = new(pb.LeaseGrantRequest)
-	case machine.LeaseRevoke:
-		req = new(pb.LeaseRevokeRequest)
-	case machine.LeaseExpire:
+	if c.Kind == machine.LeaseExpire {
 		t.expire(body, term)
 		return nil
-	default:
+	}
+	a, ok := t.asked[commandID{c.Member, c.ID}]
+	if !ok {
+		return nil // what members tell each other
+	}
+	if !bytes.Equal(a.body, body) {
+		w.fail("the log has %x for command %d of member %x, which was %v", body, c.ID, c.Member, a.req)
 		return nil
 	}
-	if err := proto.Unmarshal(body, req); err != nil {
-		w.fail("decode a command: %v", err)
-		return nil
-	}
-	resp, err := t.spec.Apply(req)
+	resp, err := t.spec.Apply(a.req)
 	if err != nil {
 		return nil
 	}
-	if r, ok := req.(*pb.CompactionRequest); ok {
+	if r, ok := a.req.(*pb.CompactionRequest); ok {
 		t.compact = max(t.compact, r.Revision)
 	}
 	return resp

@@ -126,7 +126,7 @@ func (c *client) call(m *member, what, key string, start func(id uint64), finish
 			c.done = c.end
 			w.acked = max(w.acked, o.res.Rev)
 		}
-		think := w.between(0, w.opts.think)
+		think := w.between(0, w.shape.think)
 		if o.err != nil || !known {
 			think += 100 * time.Millisecond
 			c.at = w.anyone().slot

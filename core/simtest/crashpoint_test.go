@@ -16,7 +16,7 @@ import (
 // small is a cluster whose segments, window and budgets are so small that every
 // path through the disk is taken within a second or two.
 func small() *shape {
-	return &shape{segmentBytes: 4 << 10, keepBytes: 1, checkpoints: 0.001, drift: 0, streamBudget: 4 << 10, leaseTTL: 2, learners: 1}
+	return &shape{think: 200 * time.Millisecond, segmentBytes: 4 << 10, keepBytes: 1, checkpoints: 0.001, drift: 0, streamBudget: 4 << 10, leaseTTL: 2, learners: 1}
 }
 
 // workload cuts segments, takes checkpoints, releases log, has a follower miss

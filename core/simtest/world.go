@@ -1,6 +1,7 @@
 package simtest
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"math/bits"
@@ -30,10 +31,9 @@ type Options struct {
 	LoseSyncs bool
 	Verbose   bool // log every member's log to stderr
 
-	// script replaces the random faults by a plan; think is the longest pause
-	// of a client between two operations.
+	// script replaces the random faults by a plan.
 	script func(*World)
-	think  time.Duration
+	think  time.Duration // see shape
 	shape  *shape
 	// leasesOnly has clients do little but grant and renew.
 	leasesOnly bool
@@ -42,8 +42,10 @@ type Options struct {
 }
 
 // shape is the part of a cluster's configuration that differs from seed to
-// seed, so that some runs cut segments, send checkpoints and drift more than others.
+// seed, so that some runs cut segments, send checkpoints and drift more than others,
+// and are under more load.
 type shape struct {
+	think        time.Duration // the longest pause of a client between two operations
 	segmentBytes int64
 	keepBytes    int
 	checkpoints  float64 // chance of one after an apply
@@ -57,6 +59,7 @@ type shape struct {
 
 func (w *World) drawShape() shape {
 	return shape{
+		think:        []time.Duration{200, 400, 800}[w.rng.IntN(3)] * time.Millisecond,
 		segmentBytes: []int64{4 << 10, 16 << 10, 64 << 10}[w.rng.IntN(3)],
 		keepBytes:    []int{1, 1 << 10, 8 << 10}[w.rng.IntN(3)],
 		checkpoints:  []float64{0.001, 0.003, 0.03}[w.rng.IntN(3)],
@@ -188,13 +191,11 @@ func (w *World) init() {
 	if w.opts.Watchers == 0 {
 		w.opts.Watchers = 3
 	}
-	if w.opts.think == 0 {
-		w.opts.think = 200 * time.Millisecond
-	}
 	w.shape = w.drawShape()
 	if w.opts.shape != nil {
 		w.shape = *w.opts.shape
 	}
+	w.shape.think = cmp.Or(w.opts.think, w.shape.think)
 	w.log = slog.New(slog.DiscardHandler)
 	if w.opts.Verbose {
 		w.log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))

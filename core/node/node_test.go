@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -271,5 +272,7 @@ func TestDirectoryOfAnotherClusterAndOneInUseAreRefused(t *testing.T) {
 	cfg.InitialCluster = map[string][]string{"other": {"http://127.0.0.1:1"}}
 	if _, err := Open(t.Context(), cfg); !errors.Is(err, ErrForeignDir) {
 		t.Fatalf("got %v, want ErrForeignDir", err)
+	} else if !strings.Contains(err.Error(), m.url()) || !strings.Contains(err.Error(), "other=http://127.0.0.1:1") {
+		t.Errorf("it names neither what it was made with nor what the flags say: %v", err)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"go.etcd.io/raft/v3/raftpb"
 
@@ -312,6 +313,7 @@ func (r *recovered) checkIdentity(cfg *Config) error {
 	if err != nil || clusterID == r.clusterID || self == r.id {
 		return nil
 	}
+	was := "at peer URLs this directory does not know"
 	for _, m := range r.machine.Publish().Members {
 		if m.ID != r.id {
 			continue
@@ -327,9 +329,15 @@ func (r *recovered) checkIdentity(cfg *Config) error {
 				return nil
 			}
 		}
+		was = "at " + strings.Join(m.PeerURLs, ",")
+		if m.Name != "" {
+			was = fmt.Sprintf("named %q %s", m.Name, was)
+		}
 	}
-	return fmt.Errorf("%w: %s holds member %s of cluster %s, the flags describe member %s of cluster %s; use another --data-dir, or the flags this one was made with",
-		ErrForeignDir, cfg.Dir, membership.FormatID(r.id), membership.FormatID(r.clusterID), membership.FormatID(self), membership.FormatID(clusterID))
+	return fmt.Errorf("%w: %s holds member %s %s, of cluster %s; the flags describe member %s, %s=%s, of cluster %s: "+
+		"give --name, --initial-cluster and --initial-advertise-peer-urls as they were when this directory was made, or use another --data-dir",
+		ErrForeignDir, cfg.Dir, membership.FormatID(r.id), was, membership.FormatID(r.clusterID),
+		membership.FormatID(self), cfg.Name, strings.Join(cfg.InitialCluster[cfg.Name], ","), membership.FormatID(clusterID))
 }
 
 // namedIn reports whether the flags name another member of this one's cluster.

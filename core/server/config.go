@@ -101,6 +101,25 @@ func Default() Config {
 	}
 }
 
+// Founding is what a member's data directory is founded with: where it is, and
+// who the founding members are, of which this one need not be the only one. What
+// makes directories from elsewhere, as from a snapshot, has to take it from here:
+// a member that is started with the same settings, or none, then knows its own.
+func (c *Config) Founding() (node.Config, error) {
+	if err := c.Validate(); err != nil {
+		return node.Config{}, err
+	}
+	filled := *c
+	filled.fill()
+	return filled.founding()
+}
+
+// founding is that of a Config that is filled.
+func (c *Config) founding() (node.Config, error) {
+	members, err := parseCluster(c.InitialCluster)
+	return node.Config{Name: c.Name, Dir: c.DataDir, InitialCluster: members, Token: c.InitialClusterToken}, err
+}
+
 // fill works out what is left open from what is given. It comes after binding:
 // a port that was asked for as 0 is known then, and advertised as it is.
 func (c *Config) fill() {

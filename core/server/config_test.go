@@ -160,6 +160,34 @@ func TestWhatIsLeftOpenFollowsFromTheRest(t *testing.T) {
 	}
 }
 
+func TestAMemberThatIsToldNothingIsFoundedWhereItListens(t *testing.T) {
+	peer := Default().ListenPeerURLs
+	for _, c := range []struct {
+		name           string
+		peers          []string
+		cluster        string
+		wantDir        string
+		wantName, want string
+	}{
+		{"default", nil, "", "default.muster", "default", peer[0]},
+		{"m1", nil, "", "m1.muster", "m1", peer[0]},
+		{"m1", []string{"http://a:1"}, "", "m1.muster", "m1", "http://a:1"},
+		{"m1", nil, "m1=unix:///a,m2=http://b:1", "m1.muster", "m1", "unix:///a"},
+	} {
+		cfg := Default()
+		cfg.Name, cfg.InitialAdvertisePeerURLs, cfg.InitialCluster = c.name, c.peers, c.cluster
+		n, err := cfg.Founding()
+		if err != nil || n.Name != c.wantName || n.Dir != c.wantDir || n.Token != cfg.InitialClusterToken || !slices.Equal(n.InitialCluster[c.wantName], []string{c.want}) {
+			t.Errorf("%+v: %q %q %q %v, %v", c, n.Name, n.Dir, n.Token, n.InitialCluster, err)
+		}
+	}
+	cfg := Default()
+	cfg.InitialCluster = "default=ftp://a:1"
+	if _, err := cfg.Founding(); err == nil || !strings.Contains(err.Error(), "--initial-cluster") || !strings.Contains(err.Error(), `"ftp" is not supported`) {
+		t.Errorf("ftp: %v", err)
+	}
+}
+
 func TestRetention(t *testing.T) {
 	for in, want := range map[[2]string]Retention{
 		{"periodic", "0"}:    {},

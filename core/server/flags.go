@@ -88,16 +88,12 @@ func (n streamCount) Type() string { return "uint32" }
 // AddFlags puts every setting on fs, with c's present values as defaults.
 func (c *Config) AddFlags(fs *pflag.FlagSet) *Flags {
 	f := &Flags{set: fs}
-	fs.StringVar(&c.Name, "name", c.Name, "this member's name")
-	fs.StringVar(&c.DataDir, "data-dir", c.DataDir, "where the data lives (default <name>.muster in the working directory)")
+	c.AddFoundingFlags(fs)
 	fs.Var(urlList{&c.ListenClientURLs}, "listen-client-urls", "where clients are served")
 	fs.Var(urlList{&c.AdvertiseClientURLs}, "advertise-client-urls", "where clients find this member (default: the listening URLs)")
 	fs.Var(urlList{&c.ListenPeerURLs}, "listen-peer-urls", "where other members are heard")
-	fs.Var(urlList{&c.InitialAdvertisePeerURLs}, "initial-advertise-peer-urls", "where other members find this one (default: the listening URLs)")
 	fs.Var(urlList{&c.ListenMetricsURLs}, "listen-metrics-urls", "where /metrics and /health are served besides the client port")
-	fs.StringVar(&c.InitialCluster, "initial-cluster", c.InitialCluster, "the founding members, name=peer-url,… (default: this member alone)")
 	fs.StringVar(&c.InitialClusterState, "initial-cluster-state", c.InitialClusterState, "new to found a cluster, existing to join one (half of its voters must answer)")
-	fs.StringVar(&c.InitialClusterToken, "initial-cluster-token", c.InitialClusterToken, "keeps clusters founded with equal URLs apart")
 	fs.Var(millis{&c.HeartbeatInterval}, "heartbeat-interval", "milliseconds between a leader's heartbeats")
 	fs.Var(millis{&c.ElectionTimeout}, "election-timeout", "milliseconds without a leader until an election")
 	fs.Int64Var(&c.QuotaBackendBytes, "quota-backend-bytes", c.QuotaBackendBytes, "how much data, history included, before writes are refused (0: as it was, at first 2 GiB)")
@@ -127,6 +123,16 @@ func (c *Config) AddFlags(fs *pflag.FlagSet) *Flags {
 	}
 	fs.Lookup("snapshot-count").NoOptDefVal = ""
 	return f
+}
+
+// AddFoundingFlags puts those settings on fs that a data directory is founded
+// with: of what founds one without starting a member they are all.
+func (c *Config) AddFoundingFlags(fs *pflag.FlagSet) {
+	fs.StringVar(&c.Name, "name", c.Name, "this member's name")
+	fs.StringVar(&c.DataDir, "data-dir", c.DataDir, "where the data lives (default <name>.muster in the working directory)")
+	fs.Var(urlList{&c.InitialAdvertisePeerURLs}, "initial-advertise-peer-urls", "where other members find this one (default: --listen-peer-urls, else "+strings.Join(c.ListenPeerURLs, ",")+")")
+	fs.StringVar(&c.InitialCluster, "initial-cluster", c.InitialCluster, "the founding members, name=peer-url,… (default: this member alone)")
+	fs.StringVar(&c.InitialClusterToken, "initial-cluster-token", c.InitialClusterToken, "keeps clusters founded with equal URLs apart")
 }
 
 // acceptedOnly are settings of etcd's that change nothing here and harm

@@ -42,59 +42,57 @@ func openNode(ctx context.Context, cfg node.Config) (Node, error) {
 
 // nodeConfig is the one place where a server's settings become a node's.
 func nodeConfig(c *Config, peers []net.Listener, in *ops.Instruments) (node.Config, error) {
-	members, err := parseCluster(c.InitialCluster)
+	nc, err := c.founding()
 	if err != nil {
 		return node.Config{}, err
 	}
-	return node.Config{
-		Name:           c.Name,
-		Dir:            c.DataDir,
-		InitialCluster: members,
-		Token:          c.InitialClusterToken,
-		Join:           c.InitialClusterState == "existing",
-		ClientURLs:     c.AdvertiseClientURLs,
-		PeerListeners:  peers,
-		Tick:           c.HeartbeatInterval,
-		ElectionTicks:  int(c.ElectionTimeout / c.HeartbeatInterval),
-		Machine: machine.Config{
-			Settings: machine.Settings{
-				Quota:           c.QuotaBackendBytes,
-				MaxTxnOps:       int64(c.MaxTxnOps),
-				MaxRequestBytes: int64(c.MaxRequestBytes),
-				MinLeaseTTL:     int64(math.Ceil(1.5 * c.ElectionTimeout.Seconds())),
-				MaxLearners:     int64(c.MaxLearners),
-			},
-			Logger: c.Logger,
+	nc.Join = c.InitialClusterState == "existing"
+	nc.ClientURLs = c.AdvertiseClientURLs
+	nc.PeerListeners = peers
+	nc.Tick = c.HeartbeatInterval
+	nc.ElectionTicks = int(c.ElectionTimeout / c.HeartbeatInterval)
+	nc.Machine = machine.Config{
+		Settings: machine.Settings{
+			Quota:           c.QuotaBackendBytes,
+			MaxTxnOps:       int64(c.MaxTxnOps),
+			MaxRequestBytes: int64(c.MaxRequestBytes),
+			MinLeaseTTL:     int64(math.Ceil(1.5 * c.ElectionTimeout.Seconds())),
+			MaxLearners:     int64(c.MaxLearners),
 		},
-		Watch:  watch.Config{Logger: c.Logger},
-		NoSync: c.UnsafeNoFsync,
-
-		NoStrictReconfig: !c.StrictReconfigCheck,
-		MaxPending:       int(c.MaxPendingRequests),
-
 		Logger: c.Logger,
-		Metrics: node.Metrics{
-			LogSync: func(d time.Duration) { in.WALFsync.Observe(d.Seconds()) },
-			LogWrite: func(d time.Duration, bytes int) {
-				in.WALWrite.Observe(d.Seconds())
-				in.WALBytes.Add(float64(bytes))
-			},
-			CheckpointSync:  func(d time.Duration) { in.CheckpointSync.Observe(d.Seconds()) },
-			CheckpointTaken: func(d time.Duration, _ int64) { in.Checkpoint.Observe(d.Seconds()) },
-			Peers: transport.Metrics{
-				Sent: func(peer uint64, bytes int) {
-					in.PeerSentBytes.WithLabelValues(membership.FormatID(peer)).Add(float64(bytes))
-				},
-				Received: func(peer uint64, bytes int) {
-					in.PeerRecvBytes.WithLabelValues(membership.FormatID(peer)).Add(float64(bytes))
-				},
-				Lost: func(peer uint64) { in.PeerSentFailed.WithLabelValues(membership.FormatID(peer)).Inc() },
-			},
-			PeerRoundTrip: func(peer uint64, d time.Duration) {
-				in.PeerRoundTrip.WithLabelValues(membership.FormatID(peer)).Observe(d.Seconds())
-			},
+	}
+	nc.Watch = watch.Config{Logger: c.Logger}
+	nc.NoSync = c.UnsafeNoFsync
+	nc.NoStrictReconfig = !c.StrictReconfigCheck
+	nc.MaxPending = int(c.MaxPendingRequests)
+	nc.Logger = c.Logger
+	nc.Metrics = nodeMetrics(in)
+	return nc, nil
+}
+
+// nodeMetrics shows an operator what a member measures.
+func nodeMetrics(in *ops.Instruments) node.Metrics {
+	return node.Metrics{
+		LogSync: func(d time.Duration) { in.WALFsync.Observe(d.Seconds()) },
+		LogWrite: func(d time.Duration, bytes int) {
+			in.WALWrite.Observe(d.Seconds())
+			in.WALBytes.Add(float64(bytes))
 		},
-	}, nil
+		CheckpointSync:  func(d time.Duration) { in.CheckpointSync.Observe(d.Seconds()) },
+		CheckpointTaken: func(d time.Duration, _ int64) { in.Checkpoint.Observe(d.Seconds()) },
+		Peers: transport.Metrics{
+			Sent: func(peer uint64, bytes int) {
+				in.PeerSentBytes.WithLabelValues(membership.FormatID(peer)).Add(float64(bytes))
+			},
+			Received: func(peer uint64, bytes int) {
+				in.PeerRecvBytes.WithLabelValues(membership.FormatID(peer)).Add(float64(bytes))
+			},
+			Lost: func(peer uint64) { in.PeerSentFailed.WithLabelValues(membership.FormatID(peer)).Inc() },
+		},
+		PeerRoundTrip: func(peer uint64, d time.Duration) {
+			in.PeerRoundTrip.WithLabelValues(membership.FormatID(peer)).Observe(d.Seconds())
+		},
+	}
 }
 
 // opsMember tells ops what it asks about a Node.

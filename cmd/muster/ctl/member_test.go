@@ -91,6 +91,20 @@ func TestSnapshotIsSavedDescribedAndRestored(t *testing.T) {
 	if code, out, errOut := says(t, endpoint, "snapshot", "restore", file, "--data-dir", data+"2", "--bump-revision", "0"); code != 0 || !strings.Contains(out, "begins at revision 2") {
 		t.Errorf("restore without a bump: exit code %d, output %q, errors %q", code, out, errOut)
 	}
+	for flags, want := range map[string]string{
+		"--initial-cluster=default=ftp://a:1":                                           `scheme "ftp" is not supported`,
+		"--initial-cluster=default=https://a:1":                                         "TLS is not supported yet",
+		"--initial-cluster=default=http://a":                                            "has no port",
+		"--initial-cluster=m1=http://a:1":                                               `name "default" is not in it`,
+		"--initial-advertise-peer-urls=a:1":                                             "--initial-advertise-peer-urls",
+		"--initial-cluster=default=http://a:1 --initial-advertise-peer-urls=http://b:1": "make them equal",
+		"--name=m1 --initial-cluster=m1=http://a:1,m2=http://a:1":                       "each member needs its own",
+	} {
+		args := append([]string{"snapshot", "restore", file, "--data-dir", data + "3"}, strings.Fields(flags)...)
+		if code, _, errOut := says(t, endpoint, args...); code != exitArgs || !strings.Contains(errOut, want) {
+			t.Errorf("restore %s: exit code %d, errors %q; want %d, %q", flags, code, errOut, exitArgs, want)
+		}
+	}
 	b, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)

@@ -141,8 +141,8 @@ func TestEveryCrashPointOfMembershipChanges(t *testing.T) {
 					w.after(700*time.Millisecond, func() { c.script(w) })
 				},
 			}, c.slot, 15)
-			if w.stats.Faults[c.must] == 0 {
-				t.Errorf("it came to no %q: %v", c.must, w.stats.Faults)
+			if w.stats.Seen[c.must] == 0 {
+				t.Errorf("it came to no %q: %v", c.must, w.stats.Seen)
 			}
 		})
 	}

@@ -62,8 +62,8 @@ func TestEveryCrashPoint(t *testing.T) {
 				Seed: 11, Members: c.members, Clients: 3, Watchers: 2, Duration: 1300 * time.Millisecond,
 				script: workload(c.slot), think: 30 * time.Millisecond, shape: small(),
 			}, c.slot, 2)
-			if w.stats.Faults["checkpoint received"] == 0 && c.members > 1 {
-				t.Errorf("the workload sends no checkpoint: %v", w.stats.Faults)
+			if w.stats.Seen["checkpoint received"] == 0 && c.members > 1 {
+				t.Errorf("the workload sends no checkpoint: %v", w.stats.Seen)
 			}
 		})
 	}
@@ -184,7 +184,7 @@ func TestOneCheckpointIsEnoughForAFollowerBeyondTheWindow(t *testing.T) {
 	if err := w.run(); err != nil {
 		t.Fatal(err)
 	}
-	if n := w.stats.Faults["checkpoint sent"]; n != 1 {
+	if n := w.stats.Seen["checkpoint sent"]; n != 1 {
 		t.Fatalf("%d checkpoints were sent, want 1", n)
 	}
 }
@@ -250,8 +250,8 @@ func TestAFullDiskFailsCheckpointsAndStopsTheMemberOnlyWhenTheLogCannotGrow(t *t
 						m.fill(1000)
 						life := m.life
 						m.save(m.n.View())
-						if m.life != life || w.stats.Faults["checkpoint failed"] != 1 {
-							w.fail("a checkpoint without room: %v, member stopped: %v", w.stats.Faults, m.life != life)
+						if m.life != life || w.stats.Seen["checkpoint failed"] != 1 {
+							w.fail("a checkpoint without room: %v, member stopped: %v", w.stats.Seen, m.life != life)
 						}
 						m.mem.SetCapacity(0)
 					})

@@ -25,9 +25,9 @@
 //     per-key partition), operations with unknown outcome included. Reads of one
 //     and of many keys show a committed state, not older than anything that was
 //     acknowledged before they began.
-//   - Watchers: every revision's events once, in order, whole, none missing, with
-//     the right previous pair, across crashes, checkpoint installs and moves to
-//     other members.
+//   - Watchers, of all keys and of ranges: every revision's events once, in order,
+//     whole, none missing, with the right previous pair, across crashes, checkpoint
+//     installs and moves to other members.
 //   - Leases: never gone before the last answered renewal plus TTL on the fastest
 //     clock there may be; gone soon after when nobody renews.
 //   - Members: each change is carried out or refused alike on all members and by
@@ -42,14 +42,19 @@
 //
 // # Determinism
 //
-// The same seed gives the same run: all randomness comes from one generator,
-// raft's own (crypto/rand) is seeded through testing/cryptotest, and nothing
-// depends on map order or real time; a hash over every step and message says so. A failing seed prints the command that
-// replays it. One simulation per process at a time.
+// The same seed gives the same run: all randomness comes from one generator and one
+// for each fault, raft's own (crypto/rand) is seeded through testing/cryptotest, and
+// nothing depends on map order or real time; a hash over every step and message says
+// so. A failing seed prints the command that replays it, and the one that shrinks it:
+// fewer members, clients and watchers, less time, and only those faults that it takes,
+// which are printed as a script. One simulation per process at a time.
 //
 // # Left out
 //
 // The goroutines of node.Node, the transport's connections, gRPC: they have
 // tests of their own, and cmd/muster/e2e. Nobody loses a disk and comes back under
-// the same id: who lost its disk is replaced.
+// the same id: who lost its disk is replaced. No write to a log goes to the wrong
+// place, only those to checkpoints: if nothing comes after it, what was to be there
+// looks like a tail that was never synced, and raft has no answer to that. Monotonic
+// clocks run at wrong rates and stand still, but do not jump: no kernel lets them.
 package simtest

@@ -2,6 +2,7 @@ package simtest
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"syscall"
@@ -69,13 +70,27 @@ func faultKinds() []faultKind {
 			return true
 		}},
 		{"partition", 12, func(w *World, _ *member) bool {
-			w.partition()
+			if !w.partition() {
+				return false
+			}
+			w.after(w.between(500*time.Millisecond, 8*time.Second), w.net.repair)
+			return true
+		}},
+		{"partial partition", 5, func(w *World, m *member) bool { // both reach the rest
+			o := w.anyone()
+			if o == m {
+				return false
+			}
+			w.net.links[m.slot][o.slot].cut, w.net.links[o.slot][m.slot].cut = true, true
 			w.after(w.between(500*time.Millisecond, 8*time.Second), w.net.repair)
 			return true
 		}},
 		{"one-way cut", 6, func(w *World, _ *member) bool {
-			i, j := w.anyone().slot, w.anyone().slot
-			w.net.links[i][j].cut = true
+			i, j := w.anyone(), w.anyone()
+			if i == j {
+				return false
+			}
+			w.net.links[i.slot][j.slot].cut = true
 			w.after(w.between(500*time.Millisecond, 8*time.Second), w.net.repair)
 			return true
 		}},
@@ -167,17 +182,38 @@ func diskFault(kind vfs.Kind, err error) func(*World, *member) bool {
 	}
 }
 
-// nextFault does something bad now and schedules the next one.
+// inflicted is a fault that came about.
+type inflicted struct {
+	number int
+	at     time.Duration
+	kind   string
+	member string
+}
+
+func (f inflicted) String() string {
+	return fmt.Sprintf("%4d at %v: %s, %s", f.number, f.at.Round(time.Millisecond), f.kind, f.member)
+}
+
+// nextFault does something bad now and schedules the next one. Each draws from a
+// generator of its own: when some are left out, the others stay what they are.
 func (w *World) nextFault() {
 	if w.calm || w.failure != nil {
 		return
 	}
+	number := w.faults
+	w.faults++
+	rng := w.rng
+	defer func() { w.rng = rng }()
+	w.rng = rand.New(rand.NewPCG(w.opts.Seed, 1<<32+uint64(number)))
+	delay := w.between(200*time.Millisecond, 4*time.Second)
 	m := w.anyone()
-	if l := w.leader(); l != nil && w.chance(0.4) {
+	if l := w.leader(); w.chance(0.4) && l != nil {
 		m = l // what happens to the leader is more interesting
 	}
-	w.inflict(m, w.drawFault())
-	w.after(w.between(200*time.Millisecond, 4*time.Second), w.nextFault)
+	if k := w.drawFault(); w.opts.Faults == nil || slices.Contains(w.opts.Faults, number) {
+		w.inflict(number, m, k)
+	}
+	w.after(delay, w.nextFault)
 }
 
 func (w *World) drawFault() faultKind {
@@ -207,7 +243,7 @@ func (w *World) draw(kinds []faultKind) faultKind {
 	panic("unreachable")
 }
 
-func (w *World) inflict(m *member, k faultKind) {
+func (w *World) inflict(number int, m *member, k faultKind) {
 	if slices.Contains(w.opts.Without, k.name) {
 		return
 	}
@@ -215,6 +251,7 @@ func (w *World) inflict(m *member, k faultKind) {
 	w.log.Info("fault", "kind", k.name, "member", m.name, "at", w.now)
 	if k.do(w, m) {
 		w.stats.Faults[k.name]++
+		w.inflicted = append(w.inflicted, inflicted{number, w.now, k.name, m.name})
 	}
 }
 
@@ -234,8 +271,9 @@ func (w *World) cutOff(slot int) {
 	}
 }
 
-// partition splits the members into two sides that do not hear each other.
-func (w *World) partition() {
+// partition splits the members into two sides that do not hear each other. False:
+// all are on one.
+func (w *World) partition() (split bool) {
 	side := make([]bool, len(w.members))
 	for i := range side {
 		side[i] = w.chance(0.5)
@@ -244,9 +282,11 @@ func (w *World) partition() {
 		for j := range side {
 			if side[i] != side[j] {
 				w.net.links[i][j].cut = true
+				split = true
 			}
 		}
 	}
+	return split
 }
 
 // heal ends all faults.
@@ -280,8 +320,8 @@ func (w *World) unsettled() string {
 	}
 	left = append(left, w.unsettledMembers()...)
 	for _, x := range w.watches {
-		if last := int64(len(w.truth.events)); x.next < last {
-			left = append(left, fmt.Sprintf("%s on %s saw %d of %d", x.name, x.where(), x.next, last))
+		if rev := x.owed(int64(len(w.truth.events))); rev != 0 {
+			left = append(left, fmt.Sprintf("%s on %s did not see revision %d", x.name, x.where(), rev))
 		}
 	}
 	for _, f := range w.leases.leases {

@@ -61,13 +61,13 @@ func (m *member) notJoined(err error) bool {
 		if !w.truth.roster.isRemoved(m.id) {
 			w.fail("%s takes itself for removed, which it was not: %v", m.name, err)
 		}
-		w.stats.Faults["start after removal refused"]++
+		w.stats.Seen["start after removal refused"]++
 		m.retire()
 	case m.id != 0:
 		return false
 	case errors.Is(err, node.ErrNoPeer), errors.Is(err, node.ErrNotAdded), errors.Is(err, node.ErrTooFewPeers), errors.Is(err, node.ErrLostData):
 		// Cut off, or too early: the supervisor tries again.
-		w.stats.Faults["join refused"]++
+		w.stats.Seen["join refused"]++
 		if errors.Is(err, node.ErrNoPeer) {
 			w.operator.correct(m)
 		}
@@ -130,7 +130,7 @@ func (m *member) leave() {
 func (m *member) left() {
 	w := m.w
 	w.note('x', m.slot, nil)
-	w.stats.Faults["removed member stopped"]++
+	w.stats.Seen["removed member stopped"]++
 	err := m.n.SaveFinal(context.Background())
 	if m.dead {
 		m.die(err)

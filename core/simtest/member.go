@@ -173,7 +173,7 @@ func (m *member) notStarted(err error) {
 		// Refused, as it must be. (A gap: the log was started over after a
 		// checkpoint from the leader, so no older one can stand in for that.)
 		// The operator brings the file back from the mirror.
-		m.w.stats.Faults["damage refused"]++
+		m.w.stats.Seen["damage refused"]++
 		m.mem, m.disk.damaged, m.disk.rotten = m.disk.mirror, false, rot{}
 		if !m.disk.full {
 			m.mem.SetCapacity(0) // it may have been full when the mirror was taken

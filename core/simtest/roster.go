@@ -166,10 +166,10 @@ func (t *truth) reconfigure(w *World, m *member, e *raftpb.Entry) {
 	t.roster.verdicts[id] = verdict
 	w.log.Info("change", "at", w.now, "index", e.GetIndex(), "change", fmt.Sprintf("%+v", c.Change), "verdict", verdict)
 	if verdict != nil {
-		w.stats.Faults["change refused by all"]++
+		w.stats.Seen["change refused by all"]++
 		return
 	}
-	w.stats.Faults["members changed"]++
+	w.stats.Seen["members changed"]++
 	adds := c.Change.Op == membership.AddVoter || c.Change.Op == membership.AddLearner
 	if adds && wasThere {
 		w.fail("%s: id %x came back at index %d", m.name, c.Change.Member.ID, e.GetIndex())

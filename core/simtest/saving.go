@@ -23,12 +23,12 @@ func (m *member) checkpoint() {
 // save writes a view and lets the log go that it covers. That a checkpoint
 // fails is not the member's end; that the log does is.
 func (m *member) save(v *machine.View) {
-	m.w.stats.Faults["checkpoint"]++
+	m.w.stats.Seen["checkpoint"]++
 	m.w.note('p', m.slot, nil)
 	before := m.n.Checkpoints.Oldest()
 	err := m.n.Save(context.Background(), v, nil)
 	if err != nil && !m.dead {
-		m.w.stats.Faults["checkpoint failed"]++
+		m.w.stats.Seen["checkpoint failed"]++
 		if !m.disk.hurt {
 			m.w.fail("%s: checkpoint: %v", m.name, err)
 		}
@@ -55,7 +55,7 @@ func (m *member) sendSnapshot(announce *raftpb.Message) {
 		m.w.after(time.Millisecond, func() { report(false) })
 		return
 	}
-	m.w.stats.Faults["checkpoint sent"]++
+	m.w.stats.Seen["checkpoint sent"]++
 	takes := m.w.between(5*time.Millisecond, 800*time.Millisecond)
 	if m.w.transfer != 0 {
 		takes = m.w.transfer
@@ -91,7 +91,7 @@ func (m *member) install(from uint64, announce *raftpb.Message, body []byte) boo
 	case err != nil && m.dead:
 		m.die(err)
 	case err == nil:
-		m.w.stats.Faults["checkpoint received"]++
+		m.w.stats.Seen["checkpoint received"]++
 		if news {
 			m.installed = announce.GetSnapshot().GetMetadata().GetIndex()
 		}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -20,6 +21,7 @@ var (
 	watchersFlag = flag.Int("watchers", 0, "watchers (default 3)")
 	durationFlag = flag.Duration("duration", 0, "virtual time with faults (default 1m)")
 	withoutFlag  = flag.String("without", "", "kinds of fault to leave out, separated by commas")
+	faultsFlag   = flag.String("faults", "", "only these of the faults, by their numbers, separated by commas; - for none")
 	shrinkFlag   = flag.Bool("shrink", false, "look for the smallest run in which the seed fails")
 	everyFlag    = flag.Bool("every", false, "crash at every single I/O (make sim-crash)")
 	soakFlag     = flag.Duration("soak", 0, "run fresh seeds for so long (make sim-soak TIME=8h)")
@@ -94,37 +96,73 @@ func flagged() Options {
 	if *withoutFlag != "" {
 		opts.Without = strings.Split(*withoutFlag, ",")
 	}
+	if *faultsFlag != "" {
+		opts.Faults = []int{}
+		for s := range strings.SplitSeq(strings.Trim(*faultsFlag, "-"), ",") {
+			if n, err := strconv.Atoi(s); err == nil {
+				opts.Faults = append(opts.Faults, n)
+			} else if s != "" {
+				fmt.Fprintf(os.Stderr, "-faults: %q is not a number\n", s)
+				os.Exit(2)
+			}
+		}
+	}
 	return opts
 }
 
-// TestShrink makes a failing run smaller, step by step, as long as it fails.
+// TestShrink prints the smallest run it finds in which a seed fails, as a command and
+// as the script of its faults.
 func TestShrink(t *testing.T) {
 	if !*shrinkFlag {
 		return
 	}
-	try := func(opts Options) (err error) {
-		t.Run("try", func(t *testing.T) { _, err = Run(t, opts) })
-		return err
+	best, script, failure := shrink(t, flagged())
+	fmt.Printf("make sim SEED=%d ARGS='%s'\n%d faults, by their numbers:\n", best.Seed, arguments(best), len(script))
+	for _, f := range script {
+		fmt.Println(f)
 	}
-	best := flagged()
-	failure := try(best)
-	if failure == nil {
+	fmt.Println(failure)
+}
+
+// shrink makes a failing run smaller, step by step, as long as it fails.
+func shrink(t *testing.T, best Options) (_ Options, script []inflicted, failure error) {
+	t.Helper()
+	try := func(opts Options) (script []inflicted, err error) {
+		t.Run("try", func(t *testing.T) {
+			w := newWorld(t, opts)
+			err = w.run()
+			script = w.inflicted
+		})
+		return script, err
+	}
+	if script, failure = try(best); failure == nil {
 		t.Fatalf("seed %d does not fail", best.Seed)
 	}
 	for smaller := true; smaller; {
 		smaller = false
-		for _, opts := range reductions(best) {
-			if err := try(opts); err != nil {
-				best, failure, smaller = opts, err, true
+		for _, opts := range reductions(best, script) {
+			if faults, err := try(opts); err != nil {
+				best, script, failure, smaller = opts, faults, err, true
 				break
 			}
 		}
 	}
-	t.Logf("%v\nmake sim SEED=%d ARGS='%s'", failure, best.Seed, arguments(best))
+	return best, script, failure
+}
+
+func TestAFailingRunIsShrunkToTheFaultsItTakes(t *testing.T) {
+	best, script, failure := shrink(t, Options{Seed: 3, Members: 5, Duration: 20 * time.Second, LoseSyncs: true})
+	if len(script) > 2 || !strings.Contains(arguments(best), "-faults=") {
+		t.Errorf("the smallest run has %d faults: %v\n%s\n%v", len(script), script, arguments(best), failure)
+	}
+	again := newWorld(t, best)
+	if err := again.run(); err == nil || err.Error() != failure.Error() {
+		t.Errorf("it ends with %v, and the next time with %v", failure, err)
+	}
 }
 
 // reductions are the next smaller runs, the ones that save most first.
-func reductions(o Options) []Options {
+func reductions(o Options, script []inflicted) []Options {
 	var out []Options
 	with := func(change func(*Options)) {
 		smaller := o
@@ -135,9 +173,14 @@ func reductions(o Options) []Options {
 		with(func(o *Options) { o.Duration = d / 2 })
 		with(func(o *Options) { o.Duration = d * 4 / 5 })
 	}
-	for _, k := range FaultNames() {
-		if !slices.Contains(o.Without, k) {
-			with(func(o *Options) { o.Without = append(slices.Clone(o.Without), k) })
+	// Half of the faults, a quarter, and so on (Zeller's delta debugging).
+	numbers := []int{}
+	for _, f := range script {
+		numbers = append(numbers, f.number)
+	}
+	for chunk := len(numbers); chunk > 0; chunk /= 2 {
+		for from := 0; from < len(numbers); from += chunk {
+			with(func(o *Options) { o.Faults = slices.Delete(slices.Clone(numbers), from, min(from+chunk, len(numbers))) })
 		}
 	}
 	if n := cmp.Or(o.Clients, 5); n > 1 {
@@ -169,6 +212,9 @@ func arguments(o Options) string {
 	}
 	if len(o.Without) > 0 {
 		args = append(args, fmt.Sprintf("-without=%q", strings.Join(o.Without, ",")))
+	}
+	if o.Faults != nil {
+		args = append(args, "-faults="+cmp.Or(strings.ReplaceAll(strings.Trim(fmt.Sprint(o.Faults), "[]"), " ", ","), "-"))
 	}
 	return strings.Join(args, " ")
 }
@@ -216,15 +262,22 @@ func report(t *testing.T, seeds int, s Stats, took time.Duration) {
 
 // summary says what runs did and checked, in a few lines.
 func summary(seeds int, s Stats, took time.Duration) string {
-	var faults []string
-	sum := int64(0)
-	for _, k := range slices.Sorted(maps.Keys(s.Faults)) {
-		faults = append(faults, fmt.Sprintf("%s %d", k, s.Faults[k]))
-		sum += s.Faults[k]
+	faults := int64(0)
+	for _, n := range s.Faults {
+		faults += n
 	}
 	return fmt.Sprintf(`simulated %.2f cluster-hours over %d seeds in %v: %d steps, %d messages, %d client operations (%d with unknown outcome)
 checked: %d reads, %d entries replayed, %d watch events, %d states compared, %d histories
 %d faults: %s
+what came of them and of the workload: %s
 `, s.Simulated.Hours(), seeds, took.Round(time.Second), s.Steps, s.Messages, s.Ops, s.Unknown,
-		s.Reads, s.Replayed, s.Events, s.States, s.Histories, sum, strings.Join(faults, ", "))
+		s.Reads, s.Replayed, s.Events, s.States, s.Histories, faults, counts(s.Faults), counts(s.Seen))
+}
+
+func counts(m map[string]int64) string {
+	var all []string
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		all = append(all, fmt.Sprintf("%s %d", k, m[k]))
+	}
+	return strings.Join(all, ", ")
 }

@@ -418,6 +418,6 @@ func (t *tap) Notify(rev int64, events []mvcc.Event) {
 }
 
 func (t *tap) Reset(rev int64) {
-	t.m.w.stats.Faults["checkpoint installed"]++
+	t.m.w.stats.Seen["checkpoint installed"]++
 	t.m.hub.Reset(rev)
 }

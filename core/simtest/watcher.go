@@ -14,8 +14,8 @@ import (
 	"github.com/musterhq/muster/core/watch"
 )
 
-// watcher follows all keys from a revision on, on one member after another,
-// and holds every response to the truth.
+// watcher follows all keys, or a range of them, from a revision on, on one member
+// after another, and holds every response to the truth.
 type watcher struct {
 	w      *World
 	name   string
@@ -24,13 +24,16 @@ type watcher struct {
 	stream *watch.Stream
 	next   int64 // first revision it has not seen
 	slow   bool
+	choosy bool      // each stream of it is for a range of keys
+	keys   [2][]byte // that range
 	prevKV bool
 	got    []change // scratch of events
+	wanted []change // scratch of committed
 	again  func()   // poll, made once
 }
 
 func newWatcher(w *World, i int) *watcher {
-	x := &watcher{w: w, name: fmt.Sprintf("watcher %d", i), next: 2, slow: i == 2, prevKV: i != 1}
+	x := &watcher{w: w, name: fmt.Sprintf("watcher %d", i), next: 2, slow: i == 2, choosy: i == 1, prevKV: i != 1, keys: everything}
 	x.again = x.poll
 	w.after(w.between(time.Millisecond, time.Second), x.again)
 	return x
@@ -62,7 +65,10 @@ func (x *watcher) poll() {
 			return
 		}
 		x.at, x.life, x.stream = m, m.life, m.hub.NewStream()
-		x.stream.Watch(watch.Request{Key: []byte{0}, End: []byte{0}, StartRev: x.next, Progress: true, PrevKV: x.prevKV})
+		if x.choosy {
+			x.keys = ranges[w.rng.IntN(len(ranges))]
+		}
+		x.stream.Watch(watch.Request{Key: x.keys[0], End: x.keys[1], StartRev: x.next, Progress: true, PrevKV: x.prevKV})
 	}
 	if w.now < x.at.pause {
 		return
@@ -101,13 +107,8 @@ func (x *watcher) take(r watch.Response) {
 		w.fail("%s on %s: cancelled: %v", x.name, x.at.name, r.Err)
 	case len(r.Events) == 0 && !r.Created:
 		// Progress: everything up to Rev has been delivered.
-		if r.Rev >= x.next {
-			for rev := x.next; rev <= r.Rev; rev++ {
-				if int64(len(w.truth.events)) > rev && w.truth.events[rev] != nil {
-					w.fail("%s on %s: progress says %d, but revision %d was not delivered", x.name, x.at.name, r.Rev, rev)
-					return
-				}
-			}
+		if rev := x.owed(r.Rev + 1); rev != 0 {
+			w.fail("%s on %s: progress says %d, but revision %d was not delivered", x.name, x.at.name, r.Rev, rev)
 		}
 	case len(r.Events) > 0:
 		x.events(r.Events)
@@ -134,28 +135,72 @@ func (x *watcher) events(evs []*watch.Encoded) {
 			w.fail("%s on %s: revision %d again, it had everything before %d", x.name, x.at.name, rev, x.next)
 			return
 		}
-		for r := x.next; r < rev; r++ {
-			if int64(len(w.truth.events)) > r && w.truth.events[r] != nil {
-				w.fail("%s on %s: got revision %d, missed %d", x.name, x.at.name, rev, r)
-				return
-			}
+		if missed := x.owed(rev); missed != 0 {
+			w.fail("%s on %s: got revision %d, missed %d", x.name, x.at.name, rev, missed)
+			return
 		}
-		if rev >= int64(len(w.truth.events)) || !equalChanges(w.truth.events[rev], got) {
+		committed := x.committed(rev)
+		if !equalChanges(committed, got) {
 			w.fail("%s on %s: revision %d brought %v, which is not what was committed", x.name, x.at.name, rev, got)
 			return
 		}
-		if x.prevKV && !x.prevRight(got) {
+		if x.prevKV && !x.prevRight(got, committed) {
 			return
 		}
 		x.next = rev + 1
 	}
 }
 
+// The ranges that a choosy watcher draws from: of single keys, of one client's, of
+// those that belong to leases and of all.
+var (
+	everything = [2][]byte{{0}, {0}}
+	ranges     = [][2][]byte{{[]byte("t2"), nil}, {[]byte("t0"), []byte("t3")}, {[]byte("k"), []byte("l")}, {[]byte("lease/"), []byte("lease0")}, everything}
+)
+
+// committed is what was committed at a revision of what the watcher is for, valid
+// until the next call.
+func (x *watcher) committed(rev int64) []change {
+	if rev >= int64(len(x.w.truth.events)) {
+		return nil
+	}
+	all := x.w.truth.events[rev]
+	if !x.choosy {
+		return all
+	}
+	x.wanted = x.wanted[:0]
+	for i := range all {
+		if x.wants(all[i].key) {
+			x.wanted = append(x.wanted, all[i])
+		}
+	}
+	return x.wanted
+}
+
+func (x *watcher) wants(key []byte) bool {
+	from, end := x.keys[0], x.keys[1]
+	if len(end) == 0 {
+		return bytes.Equal(key, from)
+	}
+	return bytes.Compare(key, from) >= 0 && (end[0] == 0 || bytes.Compare(key, end) < 0)
+}
+
+// owed is the first revision before end that should have come and did not, 0 if
+// there is none.
+func (x *watcher) owed(end int64) int64 {
+	for rev := x.next; rev < min(end, int64(len(x.w.truth.events))); rev++ {
+		if len(x.committed(rev)) > 0 {
+			return rev
+		}
+	}
+	return 0
+}
+
 // prevRight holds what events say was before them to the truth; where that may
 // be compacted they may keep silent.
-func (x *watcher) prevRight(got []change) bool {
+func (x *watcher) prevRight(got, committed []change) bool {
 	for i, c := range got {
-		want := x.w.truth.events[c.rev][i].prev
+		want := committed[i].prev
 		if string(c.prev) != string(want) && (c.prev != nil || c.rev > x.w.truth.compact) {
 			x.w.fail("%s on %s: revision %d says that %s was %q before, it was %q", x.name, x.at.name, c.rev, c.key, c.prev, want)
 			return false

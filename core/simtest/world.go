@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/bits"
 	"math/rand/v2"
 	"os"
@@ -25,6 +26,7 @@ type Options struct {
 	Watchers int           // default 3
 	NoFaults bool
 	Without  []string // kinds of fault to leave out
+	Faults   []int    // only these of the faults there would be, by their numbers; nil: all
 
 	// LoseSyncs reintroduces a bug: the log acknowledges writes it has not
 	// synced. A run must notice.
@@ -77,15 +79,16 @@ type Stats struct {
 	Simulated time.Duration
 	Steps     int64
 	Messages  int64
-	Ops       int64 // client operations, of them
-	Unknown   int64 // without a known outcome
-	Events    int64 // delivered to watchers
-	Reads     int64 // of them held to the committed history
-	Replayed  int64 // log entries held to the specification
-	States    int64 // whole states held to the specification's
-	Histories int64 // of single keys, held to linearizability
-	Faults    map[string]int64
-	Trace     uint64 // hash over all that happened
+	Ops       int64            // client operations, of them
+	Unknown   int64            // without a known outcome
+	Events    int64            // delivered to watchers
+	Reads     int64            // of them held to the committed history
+	Replayed  int64            // log entries held to the specification
+	States    int64            // whole states held to the specification's
+	Histories int64            // of single keys, held to linearizability
+	Faults    map[string]int64 // inflicted, by kind
+	Seen      map[string]int64 // other things worth telling that happened
+	Trace     uint64           // hash over all that happened
 }
 
 func (s *Stats) add(o Stats) {
@@ -99,39 +102,45 @@ func (s *Stats) add(o Stats) {
 	s.Replayed += o.Replayed
 	s.States += o.States
 	s.Histories += o.Histories
-	if s.Faults == nil {
-		s.Faults = map[string]int64{}
+	s.Faults, s.Seen = sums(s.Faults, o.Faults), sums(s.Seen, o.Seen)
+}
+
+func sums(a, b map[string]int64) map[string]int64 {
+	all := map[string]int64{}
+	maps.Copy(all, a)
+	for k, n := range b {
+		all[k] += n
 	}
-	for k, v := range o.Faults {
-		s.Faults[k] += v
-	}
+	return all
 }
 
 // World is one simulated cluster with its surroundings.
 type World struct {
-	opts     Options
-	shape    shape
-	rng      *rand.Rand
-	now      time.Duration
-	agenda   agenda
-	members  []*member
-	net      network
-	urls     int // given out to hosts that were added
-	operator operator
-	frames   frames
-	kinds    []faultKind // what drawFault draws from
-	changes  []faultKind // of the members alone
-	clients  []*client
-	watches  []*watcher
-	truth    truth
-	history  []*call
-	leases   leaseBook
-	log      *slog.Logger
-	stats    Stats
-	trace    uint64
-	acked    int64 // highest revision that a client was told of
-	failure  error
-	calm     bool // faults are over
+	opts      Options
+	shape     shape
+	rng       *rand.Rand
+	now       time.Duration
+	agenda    agenda
+	members   []*member
+	net       network
+	urls      int // given out to hosts that were added
+	operator  operator
+	frames    frames
+	kinds     []faultKind // what drawFault draws from
+	changes   []faultKind // of the members alone
+	clients   []*client
+	watches   []*watcher
+	faults    int // that were drawn
+	inflicted []inflicted
+	truth     truth
+	history   []*call
+	leases    leaseBook
+	log       *slog.Logger
+	stats     Stats
+	trace     uint64
+	acked     int64 // highest revision that a client was told of
+	failure   error
+	calm      bool // faults are over
 
 	mode      *crashMode    // a plan's: how every crash is
 	onMember  func(*member) // before it is started for the first time
@@ -178,7 +187,7 @@ func (w *World) guard(f func()) {
 }
 
 func (w *World) init() {
-	w.stats.Faults = map[string]int64{}
+	w.stats.Faults, w.stats.Seen = map[string]int64{}, map[string]int64{}
 	if w.opts.Members == 0 {
 		w.opts.Members = []int{1, 3, 3, 3, 5}[w.rng.IntN(5)]
 	}

@@ -13,8 +13,9 @@ import (
 
 // Config is what a machine needs to know beyond its state. The zero value works.
 type Config struct {
-	// Settings a new cluster starts with; zero fields have their defaults. All
-	// founding members must be given the same. Afterwards settings change by command.
+	// Settings a state begins with that brings none of its own; zero fields have
+	// their defaults. All founding members must be given the same. Afterwards
+	// settings change by command.
 	Settings Settings
 	Logger   *slog.Logger
 }

@@ -42,7 +42,7 @@ func Restore(cfg Config, src Source) (*Machine, error) {
 
 // Refound returns the state with which every member of a new cluster begins that
 // takes over the data in src: keys and leases are those of src, members are the
-// given ones, the index is 0; settings are those of src if it has any. The revision is raised by bump and, if asked for,
+// given ones, the index is 0; settings are those of cfg and, where it leaves them open, of src. The revision is raised by bump and, if asked for,
 // all history up to there is marked compacted, so that nobody who knew the old
 // cluster mistakes a new revision for an old one.
 func Refound(cfg Config, src Source, bump int64, markCompacted bool, members ...membership.Member) (*Machine, error) {
@@ -61,6 +61,9 @@ func Refound(cfg Config, src Source, bump int64, markCompacted bool, members ...
 	}
 	fresh, err := New(cfg, members...)
 	if err != nil {
+		return nil, err
+	}
+	if m.settings, err = m.settings.merge(cfg.Settings.Encode()); err != nil {
 		return nil, err
 	}
 	m.members, m.confState = fresh.members, fresh.confState

@@ -123,6 +123,20 @@ func TestRefoundTakesOverDataAndNothingElse(t *testing.T) {
 	}
 }
 
+func TestRefoundTakesTheSnapshotsSettingsAndThoseItIsGivenBeforeThem(t *testing.T) {
+	r := newRig(t, machine.Config{})
+	r.apply(machine.SetSettings, machine.Settings{Quota: 8 << 30, MaxTxnOps: 500}.Encode())
+	m, err := machine.Refound(machine.Config{Settings: machine.Settings{Quota: 4 << 30, MaxLearners: 3}}, dump(t, r.m.Publish()), 0, false, founders()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := machine.DefaultSettings()
+	want.Quota, want.MaxTxnOps, want.MaxLearners = 4<<30, 500, 3
+	if got := m.Publish().Settings; got != want {
+		t.Errorf("settings %+v, want %+v", got, want)
+	}
+}
+
 func TestCheckpointKeepsEverything(t *testing.T) {
 	r := newRig(t, machine.Config{})
 	change := membership.Change{Op: membership.AddLearner, Member: membership.Member{ID: 5, PeerURLs: []string{"http://e"}}}

@@ -184,7 +184,9 @@ func (r *recovered) found(ctx context.Context, cfg *Config) (wal.Position, error
 	if err := ranBefore(ctx, cfg, self, clusterID); err != nil {
 		return wal.Position{}, err
 	}
-	m, err := machine.New(cfg.Machine, members...)
+	// This member's flags are none of the state that all begin with: theirs may
+	// differ. The first leader proposes its own.
+	m, err := machine.New(machine.Config{Logger: cfg.Machine.Logger}, members...)
 	if err != nil {
 		return wal.Position{}, err
 	}

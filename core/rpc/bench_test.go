@@ -118,7 +118,7 @@ func BenchmarkHandlers(b *testing.B) {
 		r := m.resolve(row)
 		g.methods[r.full] = r
 	}
-	k := &kvServer{member: &member{node: n, id: newIdentity(fakeCluster, fakeID), maxTxnOps: 128, maxRequestBytes: DefaultMaxRequestBytes}}
+	k := &kvServer{member: &member{node: n, id: newIdentity(fakeCluster, fakeID)}}
 	put := mustMarshal(b, &pb.PutRequest{Key: []byte("key-0001"), Value: bytes.Repeat([]byte("v"), 256)})
 	if _, err := n.Propose(b.Context(), machine.Put, put, "", 0); err != nil {
 		b.Fatal(err)

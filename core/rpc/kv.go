@@ -161,7 +161,7 @@ func (k *kvServer) serveTxn(ctx context.Context, decode func(any) error) (any, e
 	if err := decode(r); err != nil {
 		return nil, err
 	}
-	if err := machine.CheckTxn(r, k.maxTxnOps); err != nil {
+	if err := machine.CheckTxn(r, int(k.node.View().Settings.MaxTxnOps)); err != nil {
 		return nil, toStatus(err)
 	}
 	if !machine.ReadOnly(r) {

@@ -174,8 +174,8 @@ func TestARangeMayEndWithALargeValue(t *testing.T) {
 }
 
 func TestRefusalsAreEtcdsLetterByLetter(t *testing.T) {
-	n := newFakeNode(t, machine.Config{})
-	conn, _ := serve(t, n, func(c *Config) { c.MaxRequestBytes = 1000; c.MaxTxnOps = 2 })
+	n := newFakeNode(t, machine.Config{Settings: machine.Settings{MaxRequestBytes: 1000, MaxTxnOps: 2}})
+	conn, _ := serve(t, n, nil)
 	kv, ctx := pb.NewKVClient(conn), t.Context()
 	putOp := func(key string) *pb.RequestOp {
 		return &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: []byte(key)}}}

@@ -14,10 +14,8 @@ import (
 
 // member is what the services share: the node they speak for, and who it is.
 type member struct {
-	node            Node
-	id              identity
-	maxTxnOps       int
-	maxRequestBytes int
+	node Node
+	id   identity
 }
 
 // proposeMessage proposes a request that was decoded as a message tree. It is
@@ -32,7 +30,7 @@ func (m *member) proposeMessage(ctx context.Context, kind machine.Kind, r proto.
 }
 
 func (m *member) propose(ctx context.Context, kind machine.Kind, body []byte) (any, error) {
-	if len(body) > m.maxRequestBytes {
+	if int64(len(body)) > m.node.View().Settings.MaxRequestBytes {
 		return nil, rpctypes.ErrGRPCRequestTooLarge
 	}
 	res, err := m.node.Propose(ctx, kind, body, "", 0)

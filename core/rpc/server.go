@@ -40,8 +40,10 @@ type Config struct {
 	// StorageVersion likewise. Default 3.7.0.
 	StorageVersion string
 
-	MaxTxnOps            int    // default 128
-	MaxRequestBytes      int    // default 1.5 MiB
+	// MaxMessageBytes is where a message is cut off unread: some way beyond the
+	// cluster's limit for requests, so that one slightly too large gets etcd's
+	// error rather than grpc's. Default 2 MiB.
+	MaxMessageBytes      int
 	MaxConcurrentStreams uint32 // per connection, default 65536
 	// Room tells how many more writes the member takes on, out of how many. Nil: any number.
 	Room func() (free, of int)
@@ -65,16 +67,10 @@ type Config struct {
 }
 
 const (
-	// DefaultMaxTxnOps, DefaultMaxRequestBytes and DefaultMaxConcurrentStreams
-	// are etcd's, but for the last, which etcd leaves unbounded.
-	DefaultMaxTxnOps            = 128
-	DefaultMaxRequestBytes      = 1.5 * 1024 * 1024
+	// DefaultMaxMessageBytes is etcd's; DefaultMaxConcurrentStreams is what etcd
+	// leaves unbounded.
+	DefaultMaxMessageBytes      = 2 << 20
 	DefaultMaxConcurrentStreams = 1 << 16
-
-	// grpcOverhead is what a message may be longer than the request limit
-	// before grpc cuts it off unread: so that a request slightly too large
-	// gets etcd's error rather than grpc's.
-	grpcOverhead = 512 * 1024
 )
 
 func (c *Config) defaults() error {
@@ -97,11 +93,8 @@ func (c *Config) defaults() error {
 	if c.StorageVersion == "" {
 		c.StorageVersion = "3.7.0"
 	}
-	if c.MaxTxnOps == 0 {
-		c.MaxTxnOps = DefaultMaxTxnOps
-	}
-	if c.MaxRequestBytes == 0 {
-		c.MaxRequestBytes = DefaultMaxRequestBytes
+	if c.MaxMessageBytes == 0 {
+		c.MaxMessageBytes = DefaultMaxMessageBytes
 	}
 	if c.MaxConcurrentStreams == 0 {
 		c.MaxConcurrentStreams = DefaultMaxConcurrentStreams
@@ -178,7 +171,7 @@ func options(cfg Config, g *guard) []grpc.ServerOption {
 		grpc.InTapHandle(g.entry.tap),
 		grpc.UnaryInterceptor(g.unary),
 		grpc.StreamInterceptor(g.stream),
-		grpc.MaxRecvMsgSize(cfg.MaxRequestBytes + grpcOverhead),
+		grpc.MaxRecvMsgSize(cfg.MaxMessageBytes),
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.MaxConcurrentStreams(cfg.MaxConcurrentStreams),
 		grpc.NumStreamWorkers(streamWorkers),
@@ -194,10 +187,8 @@ func options(cfg Config, g *guard) []grpc.ServerOption {
 
 func (s *Server) register(cfg Config, g *guard) error {
 	who := &member{
-		node:            cfg.Node,
-		id:              newIdentity(cfg.ClusterID, cfg.MemberID),
-		maxTxnOps:       cfg.MaxTxnOps,
-		maxRequestBytes: cfg.MaxRequestBytes,
+		node: cfg.Node,
+		id:   newIdentity(cfg.ClusterID, cfg.MemberID),
 	}
 	if err := (&kvServer{member: who}).register(g, s.grpc); err != nil {
 		return err

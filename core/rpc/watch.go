@@ -37,7 +37,7 @@ type WatchConfig struct {
 	// 100 ms.
 	ProgressInterval time.Duration
 	// MaxFragmentBytes is the size from which a response is split for watchers
-	// that asked for it. Default 2 MiB: the request limit and grpc's overhead.
+	// that asked for it. Default 2 MiB.
 	MaxFragmentBytes int
 	Logger           *slog.Logger // nil: no logs
 }
@@ -66,7 +66,7 @@ func NewWatchServer(cfg WatchConfig) *WatchServer {
 	}
 	cfg.ProgressInterval = max(cfg.ProgressInterval, minProgressInterval)
 	if cfg.MaxFragmentBytes == 0 {
-		cfg.MaxFragmentBytes = DefaultMaxRequestBytes + grpcOverhead
+		cfg.MaxFragmentBytes = DefaultMaxMessageBytes
 	}
 	if cfg.Authorize == nil {
 		cfg.Authorize = func(context.Context, []byte, []byte) error { return nil }

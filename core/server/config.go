@@ -28,13 +28,16 @@ type Config struct {
 	InitialCluster                           string // name=url,name=url…; default this member alone
 	InitialClusterState, InitialClusterToken string
 	HeartbeatInterval, ElectionTimeout       time.Duration
-	QuotaBackendBytes                        int64 // 0: 2 GiB
-	MaxTxnOps, MaxRequestBytes               uint
-	MaxConcurrentStreams                     uint32
-	MaxPendingRequests                       uint // writes under way before more are refused
+	// QuotaBackendBytes, MaxTxnOps, MaxRequestBytes and MaxLearners are the
+	// cluster's: a leader makes its own everybody's. 0 leaves them as they are,
+	// which is at first as machine.DefaultSettings has them.
+	QuotaBackendBytes                       int64
+	MaxTxnOps, MaxRequestBytes, MaxLearners uint
+
+	MaxConcurrentStreams uint32
+	MaxPendingRequests   uint // writes under way before more are refused
 	// StrictReconfigCheck refuses membership changes that could cost the quorum.
 	StrictReconfigCheck                         bool
-	MaxLearners                                 uint
 	AutoCompactionMode, AutoCompactionRetention string
 	WatchProgressNotifyInterval                 time.Duration
 	WarningUnaryRequestDuration                 time.Duration
@@ -70,7 +73,6 @@ type Config struct {
 const (
 	defaultClientURL = "http://127.0.0.1:2379"
 	defaultPeerURL   = "http://127.0.0.1:2380"
-	defaultQuota     = 2 << 30
 )
 
 // Default returns what a member does when it is told nothing.
@@ -83,12 +85,9 @@ func Default() Config {
 		InitialClusterToken:         "etcd-cluster",
 		HeartbeatInterval:           100 * time.Millisecond,
 		ElectionTimeout:             time.Second,
-		MaxTxnOps:                   128,
-		MaxRequestBytes:             1536 * 1024,
 		MaxConcurrentStreams:        1 << 16,
 		MaxPendingRequests:          20_000,
 		StrictReconfigCheck:         true,
-		MaxLearners:                 1,
 		AutoCompactionMode:          "periodic",
 		AutoCompactionRetention:     "0",
 		WatchProgressNotifyInterval: 10 * time.Minute,
@@ -139,8 +138,5 @@ func (c *Config) fill() {
 			members = append(members, c.Name+"="+u)
 		}
 		c.InitialCluster = strings.Join(members, ",")
-	}
-	if c.QuotaBackendBytes == 0 {
-		c.QuotaBackendBytes = defaultQuota
 	}
 }

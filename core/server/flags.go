@@ -10,6 +10,8 @@ import (
 
 	"github.com/goccy/go-yaml"
 	"github.com/spf13/pflag"
+
+	"github.com/musterhq/muster/core/machine"
 )
 
 // Flags describes a Config as flags. The same table reads the environment and
@@ -88,6 +90,7 @@ func (n streamCount) Type() string { return "uint32" }
 // AddFlags puts every setting on fs, with c's present values as defaults.
 func (c *Config) AddFlags(fs *pflag.FlagSet) *Flags {
 	f := &Flags{set: fs}
+	first := machine.DefaultSettings()
 	c.AddFoundingFlags(fs)
 	fs.Var(urlList{&c.ListenClientURLs}, "listen-client-urls", "where clients are served")
 	fs.Var(urlList{&c.AdvertiseClientURLs}, "advertise-client-urls", "where clients find this member (default: the listening URLs)")
@@ -96,13 +99,13 @@ func (c *Config) AddFlags(fs *pflag.FlagSet) *Flags {
 	fs.StringVar(&c.InitialClusterState, "initial-cluster-state", c.InitialClusterState, "new to found a cluster, existing to join one (half of its voters must answer)")
 	fs.Var(millis{&c.HeartbeatInterval}, "heartbeat-interval", "milliseconds between a leader's heartbeats")
 	fs.Var(millis{&c.ElectionTimeout}, "election-timeout", "milliseconds without a leader until an election")
-	fs.Int64Var(&c.QuotaBackendBytes, "quota-backend-bytes", c.QuotaBackendBytes, "how much data, history included, before writes are refused (0: as it was, at first 2 GiB)")
-	fs.UintVar(&c.MaxTxnOps, "max-txn-ops", c.MaxTxnOps, "operations allowed in a txn")
-	fs.UintVar(&c.MaxRequestBytes, "max-request-bytes", c.MaxRequestBytes, "bytes allowed in a request")
+	fs.Int64Var(&c.QuotaBackendBytes, "quota-backend-bytes", c.QuotaBackendBytes, clusterwide("how much data, history included, before writes are refused", first.Quota))
+	fs.UintVar(&c.MaxTxnOps, "max-txn-ops", c.MaxTxnOps, clusterwide("operations allowed in a txn", first.MaxTxnOps))
+	fs.UintVar(&c.MaxRequestBytes, "max-request-bytes", c.MaxRequestBytes, clusterwide("bytes allowed in a request", first.MaxRequestBytes))
 	fs.Var(streamCount{&c.MaxConcurrentStreams}, "max-concurrent-streams", "calls a client connection may have open at a time")
 	fs.UintVar(&c.MaxPendingRequests, "max-pending-requests", c.MaxPendingRequests, "writes this member takes on at a time; more are refused as \"too many requests\"")
 	fs.BoolVar(&c.StrictReconfigCheck, "strict-reconfig-check", c.StrictReconfigCheck, "refuse membership changes that could cost the quorum")
-	fs.UintVar(&c.MaxLearners, "max-learners", c.MaxLearners, "learners the cluster may have at a time; the leader's flag counts")
+	fs.UintVar(&c.MaxLearners, "max-learners", c.MaxLearners, clusterwide("learners the cluster may have at a time", first.MaxLearners))
 	fs.StringVar(&c.AutoCompactionMode, "auto-compaction-mode", c.AutoCompactionMode, "periodic or revision")
 	fs.StringVar(&c.AutoCompactionRetention, "auto-compaction-retention", c.AutoCompactionRetention, "history kept: a duration or hours, or a number of revisions (0: all)")
 	fs.DurationVar(&c.WatchProgressNotifyInterval, "watch-progress-notify-interval", c.WatchProgressNotifyInterval, "how often idle watchers that ask for it hear where they stand")
@@ -123,6 +126,11 @@ func (c *Config) AddFlags(fs *pflag.FlagSet) *Flags {
 	}
 	fs.Lookup("snapshot-count").NoOptDefVal = ""
 	return f
+}
+
+// clusterwide is the help for a setting that all members have in common.
+func clusterwide(what string, first int64) string {
+	return fmt.Sprintf("%s; a leader's flag counts for the whole cluster (0: as it was, at first %d)", what, first)
 }
 
 // AddFoundingFlags puts those settings on fs that a data directory is founded

@@ -121,19 +121,21 @@ func Open(ctx context.Context, cfg Config) (_ *Server, err error) {
 }
 
 func (s *Server) rpcConfig(registry *prometheus.Registry) rpc.Config {
+	// The longest message is settled here for good; what a request may be is the
+	// cluster's to say at any time.
+	maxMessage := max(int(s.cfg.MaxRequestBytes), int(s.node.View().Settings.MaxRequestBytes)) + 512<<10
 	return rpc.Config{
 		Node:      s.node,
 		ClusterID: s.node.ClusterID(), MemberID: s.node.ID(),
 		Watch: rpc.NewWatchServer(rpc.WatchConfig{
 			Hub: s.node.Hub(), ClusterID: s.node.ClusterID(), MemberID: s.node.ID(), Term: s.node.Term,
 			ProgressInterval: s.cfg.WatchProgressNotifyInterval,
-			MaxFragmentBytes: int(s.cfg.MaxRequestBytes) + 512<<10,
+			MaxFragmentBytes: maxMessage,
 			Logger:           s.log,
 		}),
 		Services: s.cfg.Services,
 		Version:  EtcdVersion, StorageVersion: storageVersion,
-		MaxTxnOps:            int(s.cfg.MaxTxnOps),
-		MaxRequestBytes:      int(s.cfg.MaxRequestBytes),
+		MaxMessageBytes:      maxMessage,
 		MaxConcurrentStreams: s.cfg.MaxConcurrentStreams,
 		Room:                 s.node.Room,
 		ElectionTimeout:      s.cfg.ElectionTimeout,

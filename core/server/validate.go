@@ -117,18 +117,18 @@ func (c *Config) validateLimits() []error {
 		bad("election-timeout", "%v is too long: at most 50000", c.ElectionTimeout)
 	}
 	if c.QuotaBackendBytes < 0 {
-		bad("quota-backend-bytes", "must not be negative: 0 is the default of 2 GiB")
+		bad("quota-backend-bytes", "must not be negative: 0 leaves it as the cluster has it, which is 2 GiB at first")
 	}
 	// What the cluster's settings cannot hold would be refused by every member
 	// that reads it back.
-	if c.MaxTxnOps == 0 || c.MaxTxnOps > math.MaxInt32 {
-		bad("max-txn-ops", "%d is not between 1 and %d", c.MaxTxnOps, math.MaxInt32)
+	if c.MaxTxnOps > math.MaxInt32 {
+		bad("max-txn-ops", "%d is above %d", c.MaxTxnOps, math.MaxInt32)
 	}
-	if c.MaxRequestBytes == 0 || c.MaxRequestBytes > 64<<20 {
-		bad("max-request-bytes", "%d is not between 1 and 64 MiB", c.MaxRequestBytes)
+	if c.MaxRequestBytes > 64<<20 {
+		bad("max-request-bytes", "%d is above 64 MiB", c.MaxRequestBytes)
 	}
-	if c.MaxLearners == 0 || c.MaxLearners > math.MaxInt32 {
-		bad("max-learners", "%d is not between 1 and %d", c.MaxLearners, math.MaxInt32)
+	if c.MaxLearners > math.MaxInt32 {
+		bad("max-learners", "%d is above %d", c.MaxLearners, math.MaxInt32)
 	}
 	if i := c.WatchProgressNotifyInterval; i < 0 || i > maxProgressInterval {
 		bad("watch-progress-notify-interval", "%v is not between 0 and %v", i, maxProgressInterval)

@@ -67,6 +67,6 @@ new revision for an old one, and create revisions go on rising as fencing tokens
 	f.Uint64Var(&bump, "bump-revision", defaultBump, "how much to raise the revision")
 	f.BoolVar(&compacted, "mark-compacted", true, "mark the history before the raised revision compacted")
 	f.BoolVar(&skipHash, "skip-hash-check", false, "take a file without a hash at its end, copied from a data directory, or with a wrong one")
-	f.Int64Var(&cfg.QuotaBackendBytes, "quota-backend-bytes", 0, "how much data, history included, before writes are refused (0: 2 GiB); a snapshot of muster's brings its own")
+	f.Int64Var(&cfg.QuotaBackendBytes, "quota-backend-bytes", 0, "how much data, history included, before writes are refused (0: as in the snapshot; etcd's say nothing of it, which makes 2 GiB)")
 	return cmd
 }

@@ -36,7 +36,8 @@ type ClusterInfo struct {
 	ClusterID uint64 `json:"cluster"`
 	Self      uint64 `json:"self"`  // the member that tells it
 	Index     uint64 `json:"index"` // of the entry after which it holds
-	// Settled: the log of this member held no later change of the members.
+	// Settled: the log of this member ended there. Had it more, that could be a change
+	// of the members, or the name that one of them told when it began to run.
 	Settled bool                `json:"settled"`
 	Members []membership.Member `json:"members"`
 	Removed []uint64            `json:"removed"`
@@ -51,7 +52,9 @@ var (
 	ErrOtherName   = errors.New("correct --name or --initial-cluster")
 	ErrNoPeer      = errors.New("none of the peers in --initial-cluster could be asked about the cluster")
 	ErrTooFewPeers = errors.New("too few members could be asked whether this one still belongs to the cluster: start the others")
-	ErrTwoClusters = errors.New("the peers in --initial-cluster belong to different clusters")
+	// ErrPeersStarting: of a founding member that may have lost its data.
+	ErrPeersStarting = errors.New("its data directory is empty, and peers that have data may know it from before, but they have not recovered: start the others")
+	ErrTwoClusters   = errors.New("the peers in --initial-cluster belong to different clusters")
 )
 
 func askPeer(ctx context.Context, url string) ([]byte, error) { return transport.Ask(ctx, url, nil) }
@@ -144,13 +147,12 @@ func isSelf(cfg *Config, m membership.Member) bool {
 
 // vouchers counts the members that vouch for the newest list that was heard of,
 // and those it takes: so many that one of them has in its log the next change of
-// the members, should it have been committed, by a majority in which self or
-// another host of that id took part. Then it tells a newer list, or that it is not
-// settled.
+// the members, or self's name, should that have been committed, by a majority in
+// which self or another host of that id took part. Then it tells a newer list, or
+// that it is not settled.
 //
-// Of an even number of voters, those unsettled count, too: two majorities have two
-// members in common, so one that forgets does no harm, and the change may be
-// waiting for just this member to start.
+// Of two voters the other one counts even if it is not settled: nothing was ever
+// committed without it, and its log may be waiting for just this member to start.
 func vouchers(infos []ClusterInfo, self uint64) (have, need int) {
 	voters := map[uint64]bool{} // and whether they vouch
 	for _, m := range newest(infos).Members {
@@ -158,9 +160,9 @@ func vouchers(infos []ClusterInfo, self uint64) (have, need int) {
 			voters[m.ID] = false
 		}
 	}
-	even := len(voters)%2 == 0
+	two := len(voters) == 2
 	for _, info := range infos {
-		if vouched, ok := voters[info.Self]; ok && !vouched && (info.Settled || even) && info.Self != self {
+		if vouched, ok := voters[info.Self]; ok && !vouched && (info.Settled || two) && info.Self != self {
 			voters[info.Self] = true
 			have++
 		}
@@ -209,7 +211,8 @@ func lookUp(ctx context.Context, cfg *Config) (self membership.Member, info Clus
 		if err == nil {
 			self, info, err = findSelf(cfg, infos)
 		}
-		final := errors.Is(err, ErrLostData) || errors.Is(err, ErrOtherName) || errors.Is(err, ErrTwoClusters) || errors.Is(err, ErrNotAdded) && complete && asked > 1
+		unknown := errors.Is(err, ErrNotAdded) && complete && settled(infos) && asked > 1
+		final := errors.Is(err, ErrLostData) || errors.Is(err, ErrOtherName) || errors.Is(err, ErrTwoClusters) || unknown
 		if err == nil || final || ctx.Err() != nil {
 			return self, info, err
 		}
@@ -251,34 +254,55 @@ func peerURLs(members []membership.Member) string {
 	return strings.Join(all, ",")
 }
 
+// settled reports whether all that answered had applied what stood in their logs.
+func settled(infos []ClusterInfo) bool {
+	return !slices.ContainsFunc(infos, func(i ClusterInfo) bool { return !i.Settled })
+}
+
 // foundingQuestion is how long a founding member waits for the others to say that
 // it has been there before.
 const foundingQuestion = time.Second
 
 // ranBefore refuses a first start, with an empty directory, of a member that the
 // other founding members know to have run: it would vote a second time. When a
-// cluster is founded nobody knows that, and most don't answer yet.
+// cluster is founded nobody knows that, and most don't answer yet. One that has yet
+// to apply its log is asked again, until the request time-out.
 func ranBefore(ctx context.Context, cfg *Config, self, clusterID uint64) error {
 	if len(cfg.InitialCluster) == 1 {
 		return nil
 	}
 	defer transport.TurnAway(cfg.PeerListeners)() // or they would wait for each other
-	ctx, cancel := context.WithTimeout(ctx, foundingQuestion)
+	ctx, cancel := context.WithTimeout(ctx, cfg.RequestTimeout)
 	defer cancel()
-	infos, _, err := askPeers(ctx, cfg)
-	if err != nil {
-		return nil //nolint:nilerr // nobody knows better
-	}
-	for _, info := range infos {
-		if info.ClusterID != clusterID {
-			continue
+	retry := time.NewTicker(askAgain)
+	defer retry.Stop()
+	for {
+		round, cancel := context.WithTimeout(ctx, foundingQuestion)
+		infos, _, err := askPeers(round, cfg)
+		cancel()
+		switch {
+		case errors.Is(err, ErrTwoClusters):
+			return err
+		case err != nil:
+			return nil //nolint:nilerr // nobody knows better
 		}
-		named := slices.ContainsFunc(info.Members, func(m membership.Member) bool { return m.ID == self && m.Name != "" })
-		if named || slices.Contains(info.Removed, self) {
-			return fmt.Errorf("member %s (%q): %w", formatID(self), cfg.Name, ErrLostData)
+		ours := slices.DeleteFunc(infos, func(i ClusterInfo) bool { return i.ClusterID != clusterID })
+		for _, info := range ours {
+			named := slices.ContainsFunc(info.Members, func(m membership.Member) bool { return m.ID == self && m.Name != "" })
+			if named || slices.Contains(info.Removed, self) {
+				return fmt.Errorf("member %s (%q): %w", formatID(self), cfg.Name, ErrLostData)
+			}
+		}
+		if settled(ours) {
+			return nil
+		}
+		cfg.Logger.Info("a peer that may know this member has yet to apply its log; asking it again")
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("member %s (%q): %w", formatID(self), cfg.Name, ErrPeersStarting)
+		case <-retry.C:
 		}
 	}
-	return nil
 }
 
 // join makes the directory that of a member about to be brought up.

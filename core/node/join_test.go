@@ -269,7 +269,8 @@ func TestAFoundingMemberThatLostItsDataIsRefused(t *testing.T) {
 		info ClusterInfo
 		err  error
 	}{
-		"the others are new, too":           {ClusterInfo{ClusterID: clusterID, Members: members}, nil},
+		"the others are new, too":           {ClusterInfo{ClusterID: clusterID, Settled: true, Members: members}, nil},
+		"another has yet to apply its log":  {ClusterInfo{ClusterID: clusterID, Members: members}, ErrPeersStarting},
 		"another knows its name":            {ClusterInfo{ClusterID: clusterID, Members: named}, ErrLostData},
 		"another knows of its removal":      {ClusterInfo{ClusterID: clusterID, Members: slices.Delete(slices.Clone(members), i, i+1), Removed: []uint64{self}}, ErrLostData},
 		"the others are of another cluster": {ClusterInfo{ClusterID: 9, Members: named}, nil},
@@ -278,6 +279,7 @@ func TestAFoundingMemberThatLostItsDataIsRefused(t *testing.T) {
 			t.Parallel()
 			cfg := Config{
 				Name: "a", Dir: "data", Token: "t", FS: vfs.NewMem(), SegmentBytes: 64 << 10, InitialCluster: maps.Clone(cluster),
+				RequestTimeout: askAgain / 2,
 				Ask: func(_ context.Context, url string) ([]byte, error) {
 					if url != "http://c:1" {
 						return nil, errors.New("not started yet")

@@ -39,7 +39,7 @@ type Member struct {
 	machine machine.Config
 	unlock  io.Closer
 	view    atomic.Pointer[machine.View]
-	changed atomic.Uint64 // no change of the members stands in the log after this index
+	end     atomic.Uint64 // the last entry of the log
 }
 
 // OpenMember recovers a member from its directory, or founds it on a first
@@ -57,9 +57,10 @@ func OpenMember(ctx context.Context, cfg Config, hub func(*Member) Hub, nextID f
 		ID: rec.id, ClusterID: rec.clusterID, FirstID: rec.firstID,
 		Checkpoints: rec.ckpts, log: rec.log, joined: rec.peers, replay: rec.replayBytes, machine: cfg.Machine, unlock: rec.unlock,
 	}
-	m.noteChanges(rec.entries)
 	v := rec.machine.Publish()
 	m.view.Store(v)
+	m.end.Store(rec.start.Index)
+	m.noteEnd(rec.entries)
 	m.applier = &Applier{
 		Machine: rec.machine, Hub: hub(m), Self: rec.id, FirstID: rec.firstID,
 		Publish: m.view.Store, Restore: m.load,
@@ -109,12 +110,12 @@ func (m *Member) Write(tasks []*replica.AppendTask) error {
 		}
 		if t.Snapshot != nil {
 			md := t.Snapshot.GetMetadata()
-			m.changed.Store(md.GetIndex()) // it may hold changes, and is yet to be loaded
+			m.end.Store(md.GetIndex())
 			if err := m.log.Reset(wal.Position{Index: md.GetIndex(), Term: md.GetTerm()}, t.HardState); err != nil {
 				return err
 			}
 		}
-		m.noteChanges(t.Entries)
+		m.noteEnd(t.Entries)
 		if len(t.Entries) > 0 || (t.HardState != nil && t.Snapshot == nil) {
 			if err := m.log.Append(t.HardState, t.Entries); err != nil {
 				return err

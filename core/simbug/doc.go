@@ -55,6 +55,7 @@ const (
 	RefusedCounts     Bug = "refused-counts"      // raft is told of a change that the members refused
 	ConfStale         Bug = "conf-stale"          // after a checkpoint, changes count from the voters before it
 	ChangeFromPast    Bug = "change-from-past"    // raft makes changes again that the checkpoint it took holds
+	VouchEarly        Bug = "vouch-early"         // a member vouches for a joiner before it has applied what stands in its log
 	JoinUnvouched     Bug = "join-unvouched"      // a joiner takes the id that the first member that answers shows it
 	SoloEarly         Bug = "solo-early"          // a member that is alone now reads before it has applied what the removed one acknowledged
 
@@ -89,7 +90,7 @@ func All() []Bug {
 		NoReadBarrier, ReadBeforeTerm, OldReadIndex, ReusedReadID, RestoreEarly,
 		LearnerVotes, LearnerReads, PromoteUnready, KeepsVote, RemovedStays, RemovedForgotten, IDReuse,
 		ChangeAtProposal, ChangeAckEarly, ChangeToldRefused, ChangeTwice, SecondChange, ChangeBeforeTerm,
-		ForgetCommit, RefusedCounts, ConfStale, ChangeFromPast, JoinUnvouched, SoloEarly,
+		ForgetCommit, RefusedCounts, ConfStale, ChangeFromPast, JoinUnvouched, VouchEarly, SoloEarly,
 		IndexAhead, IndexBehind, DropTombstone, RevisionFalls, LeaseKeysStay,
 		CatchUpGap, JoinGap, OverflowGap, ReplayOld, FutureGetsOld, ProgressAhead, PrevIsNew,
 		RenewExpiring, RenewUnconfirmed, OldLeaderExpires, NoExtension,

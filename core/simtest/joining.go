@@ -29,7 +29,7 @@ func (w *World) newHost(url, name string, peers map[string][]string) *member {
 }
 
 // ask is how a joiner learns about the cluster from the host at a URL.
-func (m *member) ask(url string) ([]byte, error) {
+func (m *member) ask(_ context.Context, url string) ([]byte, error) {
 	r := m.w.net.at[url]
 	if r == nil || !r.up() || m.w.now < r.pause || !m.w.net.reaches(m, r) {
 		return nil, errNobody
@@ -38,19 +38,6 @@ func (m *member) ask(url string) ([]byte, error) {
 }
 
 var errNobody = errors.New("nobody answers")
-
-// patient is a context for one attempt to join: it ends with the first question,
-// because the next round is the supervisor's, in virtual time.
-func (m *member) patient() context.Context {
-	ctx, cancel := context.WithCancel(context.Background())
-	m.cfg.Ask = func(_ context.Context, url string) ([]byte, error) {
-		if m.cfg.Join {
-			cancel()
-		}
-		return m.ask(url)
-	}
-	return ctx
-}
 
 // notJoined reports whether a member could not be opened because the cluster
 // does not let it in, or not yet.
@@ -63,6 +50,10 @@ func (m *member) notJoined(err error) bool {
 		}
 		w.stats.Seen["start after removal refused"]++
 		m.retire()
+	case errors.Is(err, node.ErrPeersStarting):
+		w.stats.Seen["founding put off"]++
+		m.mem.Kill()
+		m.startIn(w.between(100*time.Millisecond, 2*time.Second))
 	case m.id != 0:
 		return false
 	case errors.Is(err, node.ErrNoPeer), errors.Is(err, node.ErrNotAdded), errors.Is(err, node.ErrTooFewPeers), errors.Is(err, node.ErrLostData):

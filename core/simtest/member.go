@@ -2,6 +2,7 @@ package simtest
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -97,6 +98,9 @@ func newMember(w *World, slot int) *member {
 		ConnectedSince:   m.connectedSince,
 		Logger:           w.log.With("member", m.name),
 		Wall:             func() time.Time { return time.Unix(0, m.wall()) },
+		// One attempt to join or to found ends with the first round of questions: the
+		// next one is the supervisor's, in virtual time.
+		Ask: m.ask, RequestTimeout: time.Nanosecond,
 	}
 	return m
 }
@@ -136,7 +140,7 @@ func (m *member) start() {
 	m.cfg.FS = vfs.NewFault(m.mem, m.inject)
 	m.known = addresses{said: map[uint64][]string{}}
 	m.named, m.solo, m.seen = false, false, listing{}
-	n, err := node.OpenMember(m.patient(), m.cfg, func(n *node.Member) node.Hub {
+	n, err := node.OpenMember(context.Background(), m.cfg, func(n *node.Member) node.Hub {
 		v := n.View()
 		m.hub = watch.NewHub(v.KV.Rev(), func() *mvcc.View { return n.View().KV }, watch.Config{StreamBudget: m.w.shape.streamBudget})
 		return &tap{m}

@@ -49,6 +49,7 @@ var mutants = map[simbug.Bug]mutant{
 	simbug.RefusedCounts:     {seeds: 20},
 	simbug.ConfStale:         {seeds: 10},
 	simbug.ChangeFromPast:    {seeds: 5, narrow: overtaken},
+	simbug.VouchEarly:        {seeds: 5, narrow: yetToReplay},
 	simbug.JoinUnvouched:     {seeds: 5, narrow: freedURL},
 	simbug.SoloEarly:         {seeds: 200, narrow: comingAndGoing},
 	simbug.IndexAhead:        {seeds: 5},

@@ -20,9 +20,10 @@ deps: ## etcdctl and dig, which the tests use
 	@.ci/install
 
 # The simulator runs apart, to have its report printed.
-test: deps ## every test, the fixed simulation seeds included
+test: deps ## every test, fixed simulation seeds and the quick half of the mutation gate included
 	$(GO) test -timeout 10m $$($(GO) list $(PKGS) | grep -v /core/simtest)
 	set -o pipefail; $(GO) test -timeout 10m -v ./core/simtest | grep -vE '^ *(=== |--- PASS|PASS$$)|^time='
+	$(GO) test -timeout 10m -tags simbugs -short -run TestMutants ./core/simtest
 
 # Packages that only start the real binary have nothing for the race detector.
 RACE_PKGS = $(shell $(GO) list $(PKGS) | grep -vE 'muster/cmd/muster/(e2e|chaos|differential|registrar)$$|musterhq/muster$$')

@@ -36,11 +36,12 @@ type ClusterInfo struct {
 	ClusterID uint64 `json:"cluster"`
 	Self      uint64 `json:"self"`  // the member that tells it
 	Index     uint64 `json:"index"` // of the entry after which it holds
-	// Settled: the log of this member ended there. Had it more, that could be a change
-	// of the members, or the name that one of them told when it began to run.
+	// Settled: the log of this member held no later change of the members.
 	Settled bool                `json:"settled"`
 	Members []membership.Member `json:"members"`
 	Removed []uint64            `json:"removed"`
+	// Ran: members that told their names later in the log of this member.
+	Ran []uint64 `json:"ran,omitempty"`
 }
 
 const clusterInfoVersion = 2
@@ -52,9 +53,7 @@ var (
 	ErrOtherName   = errors.New("correct --name or --initial-cluster")
 	ErrNoPeer      = errors.New("none of the peers in --initial-cluster could be asked about the cluster")
 	ErrTooFewPeers = errors.New("too few members could be asked whether this one still belongs to the cluster: start the others")
-	// ErrPeersStarting: of a founding member that may have lost its data.
-	ErrPeersStarting = errors.New("its data directory is empty, and peers that have data may know it from before, but they have not recovered: start the others")
-	ErrTwoClusters   = errors.New("the peers in --initial-cluster belong to different clusters")
+	ErrTwoClusters = errors.New("the peers in --initial-cluster belong to different clusters")
 )
 
 func askPeer(ctx context.Context, url string) ([]byte, error) { return transport.Ask(ctx, url, nil) }
@@ -147,12 +146,13 @@ func isSelf(cfg *Config, m membership.Member) bool {
 
 // vouchers counts the members that vouch for the newest list that was heard of,
 // and those it takes: so many that one of them has in its log the next change of
-// the members, or self's name, should that have been committed, by a majority in
-// which self or another host of that id took part. Then it tells a newer list, or
-// that it is not settled.
+// the members, should it have been committed, by a majority in which self or
+// another host of that id took part. Then it tells a newer list, or that it is not
+// settled. Likewise one of them has in its log the name that self told when it
+// began to run, if it ever did; see ranHere.
 //
 // Of two voters the other one counts even if it is not settled: nothing was ever
-// committed without it, and its log may be waiting for just this member to start.
+// committed without it, and the change may be waiting for just this member to start.
 func vouchers(infos []ClusterInfo, self uint64) (have, need int) {
 	voters := map[uint64]bool{} // and whether they vouch
 	for _, m := range newest(infos).Members {
@@ -168,6 +168,12 @@ func vouchers(infos []ClusterInfo, self uint64) (have, need int) {
 		}
 	}
 	return have, (len(voters) + 1) / 2
+}
+
+// ranHere reports whether somebody knows that this member has run. Its list may not
+// show it yet: it is that of a checkpoint until the log is replayed.
+func ranHere(infos []ClusterInfo, id uint64) bool {
+	return slices.ContainsFunc(infos, func(i ClusterInfo) bool { return slices.Contains(i.Ran, id) })
 }
 
 func askOne(ctx context.Context, cfg *Config, url string) (ClusterInfo, error) {
@@ -211,8 +217,7 @@ func lookUp(ctx context.Context, cfg *Config) (self membership.Member, info Clus
 		if err == nil {
 			self, info, err = findSelf(cfg, infos)
 		}
-		unknown := errors.Is(err, ErrNotAdded) && complete && settled(infos) && asked > 1
-		final := errors.Is(err, ErrLostData) || errors.Is(err, ErrOtherName) || errors.Is(err, ErrTwoClusters) || unknown
+		final := errors.Is(err, ErrLostData) || errors.Is(err, ErrOtherName) || errors.Is(err, ErrTwoClusters) || errors.Is(err, ErrNotAdded) && complete && asked > 1
 		if err == nil || final || ctx.Err() != nil {
 			return self, info, err
 		}
@@ -234,6 +239,9 @@ func findSelf(cfg *Config, infos []ClusterInfo) (membership.Member, ClusterInfo,
 		return membership.Member{}, info, fmt.Errorf("%w (own URLs: %s; known: %s)", ErrNotAdded, own, peerURLs(info.Members))
 	}
 	m := info.Members[i]
+	if ranHere(infos, m.ID) && m.Name == "" {
+		return m, info, fmt.Errorf("member %s: %w", formatID(m.ID), ErrLostData)
+	}
 	if have, need := vouchers(infos, m.ID); have < need && !simbug.On(simbug.JoinUnvouched) {
 		return m, info, fmt.Errorf("member %s: %w (%d of the %d that it takes answered)", formatID(m.ID), ErrTooFewPeers, have, need)
 	}
@@ -254,55 +262,37 @@ func peerURLs(members []membership.Member) string {
 	return strings.Join(all, ",")
 }
 
-// settled reports whether all that answered had applied what stood in their logs.
-func settled(infos []ClusterInfo) bool {
-	return !slices.ContainsFunc(infos, func(i ClusterInfo) bool { return !i.Settled })
-}
-
 // foundingQuestion is how long a founding member waits for the others to say that
 // it has been there before.
 const foundingQuestion = time.Second
 
 // ranBefore refuses a first start, with an empty directory, of a member that the
 // other founding members know to have run: it would vote a second time. When a
-// cluster is founded nobody knows that, and most don't answer yet. One that has yet
-// to apply its log is asked again, until the request time-out.
+// cluster is founded nobody knows that, and most don't answer yet.
 func ranBefore(ctx context.Context, cfg *Config, self, clusterID uint64) error {
 	if len(cfg.InitialCluster) == 1 {
 		return nil
 	}
 	defer transport.TurnAway(cfg.PeerListeners)() // or they would wait for each other
-	ctx, cancel := context.WithTimeout(ctx, cfg.RequestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, foundingQuestion)
 	defer cancel()
-	retry := time.NewTicker(askAgain)
-	defer retry.Stop()
-	for {
-		round, cancel := context.WithTimeout(ctx, foundingQuestion)
-		infos, _, err := askPeers(round, cfg)
-		cancel()
-		switch {
-		case errors.Is(err, ErrTwoClusters):
-			return err
-		case err != nil:
-			return nil //nolint:nilerr // nobody knows better
+	infos, _, err := askPeers(ctx, cfg)
+	switch {
+	case errors.Is(err, ErrTwoClusters):
+		return err
+	case err != nil:
+		return nil //nolint:nilerr // nobody knows better
+	}
+	for _, info := range infos {
+		if info.ClusterID != clusterID {
+			continue
 		}
-		ours := slices.DeleteFunc(infos, func(i ClusterInfo) bool { return i.ClusterID != clusterID })
-		for _, info := range ours {
-			named := slices.ContainsFunc(info.Members, func(m membership.Member) bool { return m.ID == self && m.Name != "" })
-			if named || slices.Contains(info.Removed, self) {
-				return fmt.Errorf("member %s (%q): %w", formatID(self), cfg.Name, ErrLostData)
-			}
-		}
-		if settled(ours) {
-			return nil
-		}
-		cfg.Logger.Info("a peer that may know this member has yet to apply its log; asking it again")
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("member %s (%q): %w", formatID(self), cfg.Name, ErrPeersStarting)
-		case <-retry.C:
+		named := slices.ContainsFunc(info.Members, func(m membership.Member) bool { return m.ID == self && m.Name != "" })
+		if named || slices.Contains(info.Removed, self) || slices.Contains(info.Ran, self) {
+			return fmt.Errorf("member %s (%q): %w", formatID(self), cfg.Name, ErrLostData)
 		}
 	}
+	return nil
 }
 
 // join makes the directory that of a member about to be brought up.

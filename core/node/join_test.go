@@ -219,6 +219,7 @@ func TestAJoinerTakesAnIDOnlyWhenEnoughMembersVouchForIt(t *testing.T) {
 			"b": {Self: 2, Settled: true, Members: members{a, c, voter(4, "d"), learner, {ID: 2, Name: "b", PeerURLs: b.PeerURLs, IsLearner: true}}},
 		}, 0, ErrTooFewPeers},
 		"those that know it to have run":                                   {members{a, b}, infos{"a": {Self: 1, Settled: true, Members: members{a, b, ran}}, "b": {Self: 2, Settled: true, Members: members{a, b, ran}}}, 0, ErrLostData},
+		"one that has its name in its log":                                 {members{a, b}, infos{"a": {Self: 1, Settled: true, Members: members{a, b, added}, Ran: []uint64{77}}, "b": {Self: 2, Settled: true, Members: members{a, b, added}}}, 0, ErrLostData},
 		"those that know it by another name":                               {members{a, b}, infos{"a": {Self: 1, Settled: true, Members: members{a, b, {ID: 77, Name: "k", PeerURLs: urls}}}, "b": {Self: 2, Settled: true, Members: members{a, b, ran}}}, 0, ErrOtherName},
 		"one alone that knows it to have run, which may have been another": {members{a, b}, infos{"a": {Self: 1, Settled: true, Members: members{a, b, ran}}}, 0, ErrTooFewPeers},
 	}
@@ -269,9 +270,9 @@ func TestAFoundingMemberThatLostItsDataIsRefused(t *testing.T) {
 		info ClusterInfo
 		err  error
 	}{
-		"the others are new, too":           {ClusterInfo{ClusterID: clusterID, Settled: true, Members: members}, nil},
-		"another has yet to apply its log":  {ClusterInfo{ClusterID: clusterID, Members: members}, ErrPeersStarting},
+		"the others are new, too":           {ClusterInfo{ClusterID: clusterID, Members: members}, nil},
 		"another knows its name":            {ClusterInfo{ClusterID: clusterID, Members: named}, ErrLostData},
+		"another has its name in its log":   {ClusterInfo{ClusterID: clusterID, Members: members, Ran: []uint64{self}}, ErrLostData},
 		"another knows of its removal":      {ClusterInfo{ClusterID: clusterID, Members: slices.Delete(slices.Clone(members), i, i+1), Removed: []uint64{self}}, ErrLostData},
 		"the others are of another cluster": {ClusterInfo{ClusterID: 9, Members: named}, nil},
 	} {
@@ -279,7 +280,6 @@ func TestAFoundingMemberThatLostItsDataIsRefused(t *testing.T) {
 			t.Parallel()
 			cfg := Config{
 				Name: "a", Dir: "data", Token: "t", FS: vfs.NewMem(), SegmentBytes: 64 << 10, InitialCluster: maps.Clone(cluster),
-				RequestTimeout: askAgain / 2,
 				Ask: func(_ context.Context, url string) ([]byte, error) {
 					if url != "http://c:1" {
 						return nil, errors.New("not started yet")

@@ -39,7 +39,7 @@ type Member struct {
 	machine machine.Config
 	unlock  io.Closer
 	view    atomic.Pointer[machine.View]
-	end     atomic.Uint64 // the last entry of the log
+	tail    logTail
 }
 
 // OpenMember recovers a member from its directory, or founds it on a first
@@ -57,10 +57,9 @@ func OpenMember(ctx context.Context, cfg Config, hub func(*Member) Hub, nextID f
 		ID: rec.id, ClusterID: rec.clusterID, FirstID: rec.firstID,
 		Checkpoints: rec.ckpts, log: rec.log, joined: rec.peers, replay: rec.replayBytes, machine: cfg.Machine, unlock: rec.unlock,
 	}
+	m.tail.note(rec.entries)
 	v := rec.machine.Publish()
 	m.view.Store(v)
-	m.end.Store(rec.start.Index)
-	m.noteEnd(rec.entries)
 	m.applier = &Applier{
 		Machine: rec.machine, Hub: hub(m), Self: rec.id, FirstID: rec.firstID,
 		Publish: m.view.Store, Restore: m.load,
@@ -110,12 +109,12 @@ func (m *Member) Write(tasks []*replica.AppendTask) error {
 		}
 		if t.Snapshot != nil {
 			md := t.Snapshot.GetMetadata()
-			m.end.Store(md.GetIndex())
+			m.tail.changed.Store(md.GetIndex()) // it may hold changes, and is yet to be loaded
 			if err := m.log.Reset(wal.Position{Index: md.GetIndex(), Term: md.GetTerm()}, t.HardState); err != nil {
 				return err
 			}
 		}
-		m.noteEnd(t.Entries)
+		m.tail.note(t.Entries)
 		if len(t.Entries) > 0 || (t.HardState != nil && t.Snapshot == nil) {
 			if err := m.log.Append(t.HardState, t.Entries); err != nil {
 				return err

@@ -421,24 +421,6 @@ func (p *peerHandler) Receive(from uint64, frame []byte) {
 	p.inbox.post(event{message: m, from: from})
 }
 
-// settleTime is how long one who asks who belongs to the cluster waits at most for
-// what stands in the log to be applied.
-const settleTime = 500 * time.Millisecond
-
-// Info is Member.Info as soon as everything in the log by now is applied. While it
-// is replayed after a start, names and changes in it are yet to come.
-func (p *peerHandler) Info() ([]byte, error) {
-	end, look := p.end.Load(), time.NewTicker(settleTime/100)
-	defer look.Stop()
-	for range 100 {
-		if p.View().Index >= end || p.ctx.Err() != nil {
-			break
-		}
-		<-look.C
-	}
-	return p.Member.Info()
-}
-
 func (p *peerHandler) Unreachable(id uint64) {
 	p.inbox.post(event{call: func(s *Stepper) { s.Unreachable(id) }})
 }

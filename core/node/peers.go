@@ -2,11 +2,16 @@ package node
 
 import (
 	"encoding/json"
+	"errors"
+	"maps"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
 
+	"github.com/musterhq/muster/core/machine"
 	"github.com/musterhq/muster/core/membership"
 	"github.com/musterhq/muster/core/simbug"
 	"github.com/musterhq/muster/core/transport"
@@ -50,20 +55,72 @@ func (m *Member) MayBeNeeded() bool { return len(m.View().ConfState.GetVoters())
 
 // Info tells who belongs to the cluster, for one who is about to join.
 func (m *Member) Info() ([]byte, error) {
-	end := m.end.Load() // before the view: what comes between shows as not settled
+	if m.Step.restoring.Load() > 0 {
+		return nil, errors.New("a checkpoint of the leader's is yet to be loaded")
+	}
+	changed := m.tail.changed.Load() // before the view: what comes between shows as not settled
 	v := m.View()
-	return json.Marshal(ClusterInfo{
+	info := ClusterInfo{
 		Version: clusterInfoVersion, ClusterID: m.ClusterID, Self: m.ID,
-		Index: v.Index, Settled: v.Index >= end || simbug.On(simbug.VouchEarly), Members: v.Members, Removed: v.RemovedMembers,
-	})
+		Index: v.Index, Settled: v.Index >= changed, Members: v.Members, Removed: v.RemovedMembers, Ran: m.tail.namedAfter(v.Index),
+	}
+	if simbug.On(simbug.VouchEarly) {
+		info.Ran = nil
+	}
+	return json.Marshal(info)
 }
 
-// noteEnd keeps in mind where the log ends, now that entries are written to its
-// end or over it.
-func (m *Member) noteEnd(entries []*raftpb.Entry) {
-	if n := len(entries); n > 0 {
-		m.end.Store(entries[n-1].GetIndex())
+// logTail is what the log tells of the members beyond the published view.
+type logTail struct {
+	changed atomic.Uint64 // no change of the members stands in the log after this index
+
+	mu    sync.Mutex
+	named map[uint64]uint64 // where members told their names last
+}
+
+// note takes entries that are written to the end of the log, or over it.
+func (t *logTail) note(entries []*raftpb.Entry) {
+	if len(entries) == 0 {
+		return
 	}
+	first := entries[0].GetIndex()
+	t.mu.Lock()
+	maps.DeleteFunc(t.named, func(_, at uint64) bool { return at >= first })
+	t.mu.Unlock()
+	changed := min(t.changed.Load(), first-1)
+	for _, e := range entries {
+		if e.GetType() != raftpb.EntryType_EntryNormal {
+			changed = e.GetIndex()
+			continue
+		}
+		for c, err := range machine.Commands(e.GetData()) {
+			if err == nil && c.Kind == machine.MemberAttributes {
+				t.tells(c.Member, e.GetIndex())
+			}
+		}
+	}
+	t.changed.Store(changed)
+}
+
+func (t *logTail) tells(id, index uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.named == nil {
+		t.named = map[uint64]uint64{}
+	}
+	t.named[id] = index
+}
+
+func (t *logTail) namedAfter(index uint64) (ids []uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for id, at := range t.named {
+		if at > index {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids
 }
 
 // FreshID derives the id of a member to be added as etcd does, from the URLs and

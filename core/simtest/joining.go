@@ -50,10 +50,6 @@ func (m *member) notJoined(err error) bool {
 		}
 		w.stats.Seen["start after removal refused"]++
 		m.retire()
-	case errors.Is(err, node.ErrPeersStarting):
-		w.stats.Seen["founding put off"]++
-		m.mem.Kill()
-		m.startIn(w.between(100*time.Millisecond, 2*time.Second))
 	case m.id != 0:
 		return false
 	case errors.Is(err, node.ErrNoPeer), errors.Is(err, node.ErrNotAdded), errors.Is(err, node.ErrTooFewPeers), errors.Is(err, node.ErrLostData):

@@ -18,7 +18,8 @@ type Batch struct {
 	offs []int // where each command starts in Data, to stamp the time
 
 	// deadline on the node's clock: a batch that found no leader by then is
-	// dropped unsent. Its callers have stopped waiting.
+	// dropped unsent, and one that was sent and not seen since is forgotten. Its
+	// callers have stopped waiting.
 	deadline time.Duration
 
 	term   uint64 // term it was proposed or sent in

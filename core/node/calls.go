@@ -113,9 +113,8 @@ func (n *Node) startBarrier(s *Stepper, b *barrier) {
 	id := in.nextID
 	in.nextID++
 	in.mu.Unlock()
-	b.deadline = n.now() + n.cfg.RequestTimeout
 	n.barriers[id] = b
-	s.Read(id)
+	s.Read(id, n.now()+n.cfg.RequestTimeout)
 }
 
 // finishBarriers wakes the readers among what the stepper completed. Loop only.
@@ -133,18 +132,6 @@ func (n *Node) finishBarriers(done []Completion) []Completion {
 		rest = append(rest, c)
 	}
 	return rest
-}
-
-// overdueBarriers fails reads that no leader confirmed in time. Loop only.
-func (n *Node) overdueBarriers() {
-	for id, b := range n.barriers {
-		if b.deadline < n.now() {
-			delete(n.barriers, id)
-			b.err = ErrTimeout
-			n.counters.failedReads.Add(1)
-			close(b.done)
-		}
-	}
 }
 
 func (n *Node) closeBarriers() {

@@ -56,18 +56,21 @@ type changeRequest struct {
 	from    uint64
 	seq     uint64 // what a refusal goes by
 	context []byte // machine.ConfChangeContext's
-	after   uint64 // what has to be applied before it is decided
+	// deadline is when a caller of ours stops waiting.
+	deadline time.Duration
+	after    uint64 // what has to be applied before it is decided
 }
 
 // ChangeMembers asks for a membership change, encoded as machine.ConfChangeContext
 // does, whose command has this id. Its outcome is the machine's result for id; a
-// refusal comes as a Completion. Like any request it is sent to the leader once.
-func (s *Stepper) ChangeMembers(id uint64, context []byte) {
+// refusal comes as a Completion until the deadline, when its caller stops waiting.
+// Like any request it is sent to the leader once.
+func (s *Stepper) ChangeMembers(id uint64, deadline time.Duration, context []byte) {
 	switch {
 	case s.role == raft.StateLeader:
-		s.takeChange(changeRequest{seq: id, context: context})
+		s.takeChange(changeRequest{seq: id, context: context, deadline: deadline})
 	case s.leader != 0:
-		s.inflight[id] = &Batch{IDs: []uint64{id}, term: s.term, sentTo: s.leader}
+		s.track(&Batch{IDs: []uint64{id}, deadline: deadline}, s.leader)
 		s.send(s.leader, &Message{kind: msgChange, content: &content{seq: id, batch: context}})
 	default:
 		s.done(Completion{ID: id, Err: ErrNoLeader})
@@ -157,7 +160,7 @@ func (s *Stepper) tryChange(r changeRequest) error {
 		s.done(Completion{ID: c.ID})
 	}
 	if r.from == 0 {
-		s.inflight[c.ID] = &Batch{IDs: []uint64{c.ID}, term: s.term}
+		s.track(&Batch{IDs: []uint64{c.ID}, deadline: r.deadline}, 0)
 	}
 	return nil
 }

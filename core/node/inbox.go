@@ -51,9 +51,8 @@ type waiter struct {
 
 // barrier is one batch of linearizable reads: all its callers wake at once.
 type barrier struct {
-	done     chan struct{}
-	err      error
-	deadline time.Duration
+	done chan struct{}
+	err  error
 }
 
 const (

@@ -135,7 +135,7 @@ func (s *Stepper) confirmThenRenew(r renewal) {
 	}
 	t := s.cfg.NextID()
 	s.leases.waiting[t] = r
-	s.Read(t)
+	s.Read(t, r.received+maxAsked)
 }
 
 // confirmed takes a read barrier that a renewal waited for; false if the
@@ -147,6 +147,18 @@ func (l *leases) confirmed(s *Stepper, ticket uint64) bool {
 	}
 	delete(l.waiting, ticket)
 	s.renew(r)
+	return true
+}
+
+// unconfirmed takes a read barrier that a renewal waited for and that came to
+// nothing in time; false if the ticket is not one of those.
+func (l *leases) unconfirmed(s *Stepper, ticket uint64) bool {
+	r, ok := l.waiting[ticket]
+	if !ok {
+		return false
+	}
+	delete(l.waiting, ticket)
+	s.answer(r, refusedNoLeader, leaseReply{})
 	return true
 }
 

@@ -95,7 +95,8 @@ func (n *Node) changeOnce(ctx context.Context, c membership.Change) error {
 		n.inbox.forget(id)
 		return err
 	}
-	n.inbox.post(event{call: func(s *Stepper) { s.ChangeMembers(id, cc.GetContext()) }})
+	deadline := w.deadline // the waiter may be another's by then
+	n.inbox.post(event{call: func(s *Stepper) { s.ChangeMembers(id, deadline, cc.GetContext()) }})
 	if err := n.wait(ctx, id, w); err != nil {
 		return err
 	}

@@ -228,7 +228,6 @@ func (n *Node) runLoop(s *Stepper) {
 			n.noteTick(s)
 			s.Tick()
 			n.inbox.overdue(n.now())
-			n.overdueBarriers()
 		}
 		n.carryOut(s)
 	}

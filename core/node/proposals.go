@@ -37,19 +37,24 @@ func (s *Stepper) propose(b *Batch) {
 		s.fail(b, ErrTooManyRequests)
 		return
 	}
-	b.term, b.sentTo = s.term, 0
 	if simbug.On(simbug.AckBeforeCommit) {
 		s.fail(b, nil)
 	}
 	if len(b.IDs) > 0 {
-		s.inflight[b.IDs[0]] = b
+		s.track(b, 0)
 	}
 }
 
 func (s *Stepper) forward(b *Batch) {
-	b.term, b.sentTo = s.term, s.leader
-	s.inflight[b.IDs[0]] = b
 	s.send(s.leader, &Message{kind: msgForward, content: &content{seq: b.IDs[0], batch: b.Data}})
+	s.track(b, s.leader)
+}
+
+// track remembers whose batch is on its way, not what is in it: it is never sent again.
+func (s *Stepper) track(b *Batch, sentTo uint64) {
+	b.Data, b.offs = nil, nil
+	b.term, b.sentTo = s.term, sentTo
+	s.inflight[b.IDs[0]] = b
 }
 
 func (s *Stepper) fail(b *Batch, err error) {
@@ -58,13 +63,16 @@ func (s *Stepper) fail(b *Batch, err error) {
 	}
 }
 
-// dropOverdue gives up held batches nobody waits for any more.
+// dropOverdue gives up batches nobody waits for any more. Of one that was sent
+// nobody is told anything: it may be executed yet, and the results go from the
+// machine to whoever waits. One that was seen in the log ends with its place there.
 func (s *Stepper) dropOverdue() {
 	for len(s.held) > 0 && s.held[0].deadline < s.now {
 		s.heldBytes -= len(s.held[0].Data)
 		s.fail(s.held[0], ErrNoLeader)
 		s.held = s.held[1:]
 	}
+	maps.DeleteFunc(s.inflight, func(_ uint64, b *Batch) bool { return b.index == 0 && b.deadline < s.now })
 }
 
 func (s *Stepper) receiveForward(from uint64, m *Message) {

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"maps"
 	"slices"
+	"time"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -18,8 +19,8 @@ import (
 // one that belongs to a leadership that is over is not waited for: raft may
 // have dropped it, or may answer it with an index of the past (etcd #20418).
 type reads struct {
-	next  []uint64    // tickets for the batch after the one in flight
-	asked []uint64    // tickets of the batch in flight
+	next  []ticket    // for the batch after the one in flight
+	asked []ticket    // of the batch in flight
 	ctx   uint64      // its id, 0 if none
 	age   int         // ticks since it was asked
 	ready []readBatch // confirmed, until the index is applied; indexes rise
@@ -31,24 +32,31 @@ type reads struct {
 
 type readBatch struct {
 	index   uint64
-	tickets []uint64
+	tickets []ticket
+}
+
+// ticket is one read that waits; nobody does after its deadline.
+type ticket struct {
+	id       uint64
+	deadline time.Duration
 }
 
 // retryTicks is how long a confirmation may take before it is asked for again.
 const retryTicks = 5
 
-// Read joins the read barrier: Done gets a Completion with this ticket once
-// the published view holds everything acknowledged before this call.
-func (s *Stepper) Read(ticket uint64) {
-	if simbug.On(simbug.NoReadBarrier) && !s.leases.confirmed(s, ticket) {
-		s.done(Completion{ID: ticket})
+// Read joins the read barrier: Done gets a Completion with this id once
+// the published view holds everything acknowledged before this call, or
+// ErrTimeout if it doesn't by the deadline.
+func (s *Stepper) Read(id uint64, deadline time.Duration) {
+	if simbug.On(simbug.NoReadBarrier) && !s.leases.confirmed(s, id) {
+		s.done(Completion{ID: id})
 		return
 	}
 	if simbug.On(simbug.LearnerReads) && slices.Contains(s.cfg.View().ConfState.GetLearners(), s.cfg.ID) {
-		s.done(Completion{ID: ticket})
+		s.done(Completion{ID: id})
 		return
 	}
-	s.reads.next = append(s.reads.next, ticket)
+	s.reads.next = append(s.reads.next, ticket{id, deadline})
 	s.reads.pump(s)
 }
 
@@ -96,11 +104,37 @@ func (r *reads) stepEarly(s *Stepper) {
 }
 
 func (r *reads) tick(s *Stepper) {
+	r.dropOverdue(s)
 	if r.ctx == 0 {
 		return
 	}
 	if r.age++; r.age >= retryTicks && s.leader != 0 && !s.behindItsTerm() {
 		r.ask(s)
+	}
+}
+
+// dropOverdue ends the reads whose time is up: while no leader answers, or the
+// machine stands still, they would pile up. A batch in flight of which none is
+// left is asked for no more.
+func (r *reads) dropOverdue(s *Stepper) {
+	overdue := func(t ticket) bool {
+		if t.deadline >= s.now {
+			return false
+		}
+		if !s.leases.unconfirmed(s, t.id) {
+			s.done(Completion{ID: t.id, Err: ErrTimeout})
+		}
+		return true
+	}
+	for i := range r.ready {
+		r.ready[i].tickets = slices.DeleteFunc(r.ready[i].tickets, overdue)
+	}
+	r.ready = slices.DeleteFunc(r.ready, func(b readBatch) bool { return len(b.tickets) == 0 })
+	r.asked = slices.DeleteFunc(r.asked, overdue)
+	r.next = slices.DeleteFunc(r.next, overdue)
+	if r.ctx != 0 && len(r.asked) == 0 {
+		r.ctx = 0
+		r.pump(s)
 	}
 }
 
@@ -133,8 +167,8 @@ func (r *reads) release(s *Stepper) {
 	n := 0
 	for n < len(r.ready) && r.ready[n].index <= applied {
 		for _, t := range r.ready[n].tickets {
-			if !s.leases.confirmed(s, t) {
-				s.done(Completion{ID: t})
+			if !s.leases.confirmed(s, t.id) {
+				s.done(Completion{ID: t.id})
 			}
 		}
 		n++

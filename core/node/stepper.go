@@ -64,7 +64,8 @@ type Stepper struct {
 	// held batches wait for a leader; nothing in them has been sent.
 	held      []*Batch
 	heldBytes int
-	// inflight batches were proposed or forwarded, by the id of their first command.
+	// inflight batches were proposed or forwarded, by the id of their first command,
+	// and are not overdue or were seen in the log.
 	inflight map[uint64]*Batch
 
 	reads  reads

@@ -22,6 +22,9 @@ type trio struct {
 	apps  map[uint64]*Applier
 	views map[uint64]*machine.View
 	wire  []frame
+	cut   map[[2]uint64]bool // from one to another nothing arrives
+	slow  uint64             // its machine stands still:
+	late  []*replica.ApplyTask
 	now   time.Duration
 	ids   uint64
 
@@ -45,7 +48,7 @@ func (deafHub) Reset(int64)                {}
 func newTrio(t testing.TB) *trio {
 	t.Helper()
 	c := &trio{
-		t: t, steps: map[uint64]*Stepper{}, apps: map[uint64]*Applier{}, views: map[uint64]*machine.View{},
+		t: t, steps: map[uint64]*Stepper{}, apps: map[uint64]*Applier{}, views: map[uint64]*machine.View{}, cut: map[[2]uint64]bool{},
 		results: map[uint64]machine.Result{}, done: map[uint64]Completion{}, sent: func(uint64, Envelope) {},
 	}
 	var members []membership.Member
@@ -110,7 +113,9 @@ func (c *trio) settle() {
 		c.wire = nil
 		for _, f := range wire {
 			again = true
-			c.deliver(f)
+			if !c.cut[[2]uint64{f.from, f.to}] {
+				c.deliver(f)
+			}
 		}
 	}
 }
@@ -142,6 +147,10 @@ func (c *trio) carryOut(id uint64) (did bool) {
 	for _, t := range eff.Append {
 		s.Appended(t)
 	}
+	if id == c.slow {
+		c.late = append(c.late, eff.Apply...)
+		eff.Apply = nil
+	}
 	for _, t := range eff.Apply {
 		done, results, err := c.apps[id].Run(t)
 		if err != nil {
@@ -156,8 +165,10 @@ func (c *trio) carryOut(id uint64) (did bool) {
 }
 
 // put proposes a put at a member and returns its id.
-func (c *trio) put(at uint64, body []byte) uint64 {
-	b := NewBatch(64, time.Hour)
+func (c *trio) put(at uint64, body []byte) uint64 { return c.putBy(time.Hour, at, body) }
+
+func (c *trio) putBy(deadline time.Duration, at uint64, body []byte) uint64 {
+	b := NewBatch(64, deadline)
 	id := c.nextID()
 	b.Add(&machine.Command{Kind: machine.Put, ID: id, Member: at, Body: body})
 	c.steps[at].Propose(b)

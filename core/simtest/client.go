@@ -159,7 +159,7 @@ func (m *member) read(id uint64) {
 		m.complete(id, outcome{})
 		return
 	}
-	m.step(func(s *node.Stepper) { s.Read(id) })
+	m.step(func(s *node.Stepper) { s.Read(id, m.clock()+opTimeout) })
 }
 
 func (c *client) read(m *member, key string) {

@@ -80,7 +80,7 @@ func (op *operator) request(via *member, c membership.Change, then func(*request
 			return
 		}
 		via.waiting[id] = func(o outcome) { w.after(w.between(0, time.Millisecond), func() { end(o, true) }) }
-		via.step(func(s *node.Stepper) { s.ChangeMembers(id, cc.GetContext()) })
+		via.step(func(s *node.Stepper) { s.ChangeMembers(id, via.clock()+op.patience, cc.GetContext()) })
 	})
 	w.after(op.patience, func() { end(outcome{}, false) })
 }

@@ -116,6 +116,25 @@ func (e *Error) GRPCStatus() *status.Status { return e.Status }
 // Unwrap makes errors.Is work.
 func (e *Error) Unwrap() []error { return append([]error{e.Status.Err()}, e.kinds...) }
 
+// orBetter chooses what is told of several failed attempts: the latest of those that say most. What a member answered
+// says more than a connection that failed, and that more than time running out.
+func (e *Error) orBetter(next *Error) *Error {
+	if e == nil || next.telling() >= e.telling() {
+		return next
+	}
+	return e
+}
+
+func (e *Error) telling() int {
+	switch {
+	case strings.HasPrefix(e.Status.Message(), "etcdserver: "):
+		return 2
+	case e.Status.Code() != codes.DeadlineExceeded && e.Status.Code() != codes.Canceled:
+		return 1
+	}
+	return 0
+}
+
 // newError describes err, which ended a call of method on endpoint, with the extra kinds.
 func newError(ctx context.Context, method, endpoint string, err error, kinds ...error) *Error {
 	s, ok := status.FromError(err)

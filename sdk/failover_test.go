@@ -113,6 +113,27 @@ func TestReadIsRepeatedElsewhere(t *testing.T) {
 	})
 }
 
+func TestACallThatRunsOutOfTimeKeepsWhatAMemberSaidBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var asked atomic.Int64
+		m := &fakeMember{get: func(ctx context.Context, _ *pb.RangeRequest) (*pb.RangeResponse, error) {
+			if asked.Add(1) == 1 {
+				return nil, rpctypes.ErrGRPCNoLeader
+			}
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}}
+		c := openFake(t, Config{Timeout: 2 * time.Second}, m)
+		_, err := c.Get(t.Context(), "k")
+		if !errors.Is(err, ErrUnavailable) || !errors.Is(err, ErrNoLeader) || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v; want ErrUnavailable, the deadline's and ErrNoLeader", err)
+		}
+		if n := asked.Load(); n < 2 {
+			t.Errorf("asked %d times: the test misses its point", n)
+		}
+	})
+}
+
 func TestSilentMemberGetsHalfOfAReadsTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hung := &fakeMember{get: func(ctx context.Context, _ *pb.RangeRequest) (*pb.RangeResponse, error) {

@@ -43,7 +43,7 @@ func (f *failover) Invoke(ctx context.Context, method string, args, reply any, o
 		ctx = withRequireLeader(ctx)
 	}
 	read := isRead(method, args)
-	var last error
+	var last *Error
 	for attempt, refused := 0, 0; ; attempt++ {
 		m, err := f.pick(ctx)
 		if err != nil {
@@ -67,7 +67,7 @@ func (f *failover) Invoke(ctx context.Context, method string, args, reply any, o
 			return newError(ctx, method, m.name, err, ErrUnknownOutcome)
 		case v == elsewhere:
 			f.demote(m, err)
-			last = newError(ctx, method, m.name, err)
+			last = last.orBetter(newError(ctx, method, m.name, err))
 		}
 		if !f.backoff(ctx, attempt) {
 			return f.unserved(ctx, method, ctx.Err(), last)
@@ -100,7 +100,7 @@ func (f *failover) attempt(
 }
 
 // unserved is the error of a call that ran out of time, or of client, before a member took it.
-func (f *failover) unserved(ctx context.Context, method string, err, last error) error {
+func (f *failover) unserved(ctx context.Context, method string, err error, last *Error) error {
 	if errors.Is(err, ErrClosed) {
 		return newError(ctx, method, "", status.Error(codes.Canceled, "the client is closed"), ErrClosed)
 	}
@@ -120,7 +120,7 @@ func (f *failover) NewStream(
 	if needsLeader(method, nil) {
 		ctx = withRequireLeader(ctx)
 	}
-	var last error
+	var last *Error
 	for attempt := 0; ; attempt++ {
 		m, err := f.pick(bounded)
 		if err != nil {
@@ -138,7 +138,7 @@ func (f *failover) NewStream(
 			return nil, newError(ctx, method, m.name, err)
 		}
 		f.demote(m, err)
-		last = newError(ctx, method, m.name, err)
+		last = last.orBetter(newError(ctx, method, m.name, err))
 		if !f.backoff(bounded, attempt) {
 			return nil, f.unserved(bounded, method, bounded.Err(), last)
 		}

@@ -193,6 +193,10 @@ func (c *Config) retention() (r Retention, err error) {
 	return r, nil
 }
 
+// CheckPeerURL says what is wrong with a URL that a member is to be reached at by
+// the others.
+func CheckPeerURL(s string) error { return checkURL(s, false) }
+
 // checkURL accepts what can be listened on or dialled today.
 func checkURL(s string, listen bool) error {
 	u, err := url.Parse(s)

@@ -55,6 +55,7 @@ func TestAlarmsAreListedAndDisarmedAsByEtcdctl(t *testing.T) {
 		{"alarm list all", true, 128, "", "Error: alarm list command accepts no arguments\n"},
 		{"alarm disarm all", true, 128, "", "Error: alarm disarm command accepts no arguments\n"},
 		{"get k", true, 1, "", "Error: etcdserver: corrupt cluster\n  etcdctl get: members disagree"},
+		{"endpoint health", true, 1, "", endpoint + " is unhealthy: failed to commit proposal: etcdserver: corrupt cluster\nError: unhealthy cluster\n  etcdctl endpoint health: members disagree"},
 		{"alarm disarm", true, 0, simple, ""},
 		{"alarm disarm", false, 0, "", ""},
 		{"alarm disarm -w json", true, 0, "{" + alarms, ""},
@@ -67,6 +68,18 @@ func TestAlarmsAreListedAndDisarmedAsByEtcdctl(t *testing.T) {
 		if want := ids.Replace(c.out); code != c.code || out != want || !strings.HasPrefix(errOut, c.err) || c.err == "" && errOut != "" {
 			t.Errorf("%s: exit code %d, output %q, errors %q; want %d, %q, %q", c.args, code, out, errOut, c.code, want, c.err)
 		}
+	}
+	if _, err := conn.Alarm(t.Context(), &pb.AlarmRequest{Action: pb.AlarmRequest_ACTIVATE, MemberID: status.Header.MemberId, Alarm: pb.AlarmType_NOSPACE}); err != nil {
+		t.Fatal(err)
+	}
+	code, _, errOut := says(t, endpoint, "endpoint", "health")
+	for _, want := range []string{"Active Alarm(s): NOSPACE", "'compaction'", "--quota-backend-bytes", "'alarm list'"} {
+		if code != 1 || !strings.Contains(errOut, want) || strings.Contains(errOut, "network") {
+			t.Errorf("endpoint health of a full store: exit code %d, %q; want %q in it", code, errOut, want)
+		}
+	}
+	if code, _, errOut := says(t, endpoint, "alarm", "disarm"); code != 0 {
+		t.Fatal(errOut)
 	}
 	if code, out, errOut := says(t, endpoint, "put", "k", "v"); code != 0 {
 		t.Errorf("after all: %q, %q", out, errOut)

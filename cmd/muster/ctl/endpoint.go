@@ -4,11 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc/metadata"
 
 	"github.com/musterhq/muster/sdk"
 )
@@ -26,13 +30,14 @@ func endpointCommand(g *globals) *cobra.Command {
 	return cmd
 }
 
-// each endpoint to ask: the given ones, or all members' client URLs.
+// targets are the endpoints to ask: the given ones, or all members' client URLs, as one member knows them. A list that
+// the quorum agrees to could not be had when it is most needed.
 func (v *invocation) targets(ctx context.Context, cluster bool) (*sdk.Client, []string, error) {
 	c, err := v.open(ctx)
 	if err != nil || !cluster {
 		return c, v.g.endpoints, err
 	}
-	resp, err := call(ctx, v, pb.NewClusterClient(c.Conn()).MemberList, &pb.MemberListRequest{Linearizable: true})
+	resp, err := call(ctx, v, pb.NewClusterClient(c.Conn()).MemberList, &pb.MemberListRequest{})
 	if err != nil {
 		return nil, nil, failed(exitError, "failed to fetch endpoints from etcd cluster member list: %s", err)
 	}
@@ -71,17 +76,23 @@ func endpointHealthCommand(g *globals, cluster *bool) *cobra.Command {
 			}
 			_, simple := p.(*simplePrinter)
 			healthy := true
+			var advice []string
 			for _, h := range all {
 				if h.Error == "" {
 					continue
 				}
 				healthy = false
+				for _, a := range h.advice {
+					if !slices.Contains(advice, a) {
+						advice = append(advice, a)
+					}
+				}
 				if simple {
 					fmt.Fprintf(v.err, "%s is unhealthy: failed to commit proposal: %s\n", h.Endpoint, h.Error)
 				}
 			}
 			if !healthy {
-				return &failure{code: exitError, text: "unhealthy cluster", hint: "look at the endpoints named above: their process, their log, the network to them"}
+				return &failure{code: exitError, text: "unhealthy cluster", hint: strings.Join(advice, "; ")}
 			}
 			return nil
 		}),
@@ -89,18 +100,25 @@ func endpointHealthCommand(g *globals, cluster *bool) *cobra.Command {
 }
 
 func (v *invocation) health(ctx context.Context, client *sdk.Client, endpoint string) endpointHealth {
-	h := endpointHealth{Endpoint: endpoint}
+	h := endpointHealth{Endpoint: endpoint, advice: []string{"look at the endpoints named above: their process, their log, the network to them"}}
 	conn, err := client.ConnTo(endpoint)
 	if err != nil {
 		h.Error = message(err)
 		return h
 	}
 	start := time.Now()
-	_, err = call(ctx, v, pb.NewKVClient(conn).Range, &pb.RangeRequest{Key: []byte("health")})
+	// A member without a leader says so at once instead of leaving it to the time-out.
+	led := metadata.AppendToOutgoingContext(ctx, rpctypes.MetadataRequireLeaderKey, rpctypes.MetadataHasLeader)
+	_, err = call(led, v, pb.NewKVClient(conn).Range, &pb.RangeRequest{Key: []byte("health")})
 	h.Took = time.Since(start).String()
 	// A user who may not read the key has been told so by the quorum.
 	if err != nil && !errors.Is(err, sdk.ErrPermissionDenied) {
 		h.Error = message(err)
+		if errors.Is(err, sdk.ErrNoLeader) {
+			h.advice = []string{adviceNoLeader}
+		} else if strings.Contains(h.Error, "corrupt cluster") {
+			h.advice = []string{adviceCorrupt}
+		}
 		return h
 	}
 	alarms, err := call(ctx, v, pb.NewMaintenanceClient(conn).Alarm, &pb.AlarmRequest{Action: pb.AlarmRequest_GET})
@@ -108,9 +126,15 @@ func (v *invocation) health(ctx context.Context, client *sdk.Client, endpoint st
 	case err != nil:
 		h.Error = "Unable to fetch the alarm list"
 	case len(alarms.GetAlarms()) > 0:
-		h.Error = "Active Alarm(s): "
+		h.Error, h.advice = "Active Alarm(s): ", nil
 		for _, a := range alarms.GetAlarms() {
 			h.Error += a.GetAlarm().String() + " "
+			switch a.GetAlarm() {
+			case pb.AlarmType_NOSPACE:
+				h.advice = append(h.advice, adviceNoSpace)
+			case pb.AlarmType_CORRUPT:
+				h.advice = append(h.advice, adviceCorrupt)
+			}
 		}
 	default:
 		h.Health = true

@@ -133,17 +133,16 @@ func advice(err error, g *globals) string {
 		text string
 	}{
 		{sdk.ErrUnknownOutcome, "the request was sent and its answer is missing: it may or may not have happened; read before repeating it"},
-		{sdk.ErrUnavailable, fmt.Sprintf("no member answered at %s within %v%s; check --endpoints, that a server runs there, and https against http",
-			strings.Join(g.endpoints, ","), g.commandTimeout, lastCause(err))},
+		{sdk.ErrNoLeader, adviceNoLeader}, // no call that needs one is served until there is: ErrUnavailable as well
+		{sdk.ErrUnavailable, unserved(err, g)},
 		{sdk.ErrLeaseNotFound, "the lease has expired, was revoked or never existed; 'lease list' shows those there are"},
 		{sdk.ErrCompacted, "that history is compacted away; leave --rev out, or use a later one"},
 		{sdk.ErrFutureRevision, "the store hasn't come that far; 'endpoint status -w fields' shows its revision"},
 		{sdk.ErrKeyNotFound, "--ignore-value and --ignore-lease need a key that exists; put it with a value first"},
 		{sdk.ErrPermissionDenied, "the user lacks the permission for these keys; have it granted, or use another --user"},
 		{sdk.ErrUnauthenticated, "give --user NAME:PASSWORD, or NAME alone to be asked for the password"},
-		{sdk.ErrNoSpace, "the store is full; compact the history or delete keys"},
+		{sdk.ErrNoSpace, adviceNoSpace},
 		{sdk.ErrTooManyRequests, "the member sheds load; try again, more slowly"},
-		{sdk.ErrNoLeader, "there is no leader; see which members are up with 'endpoint status --cluster'"},
 		{sdk.ErrSessionLost, "the lease couldn't be kept alive, so another may hold what it held; check the connection, or use a longer --ttl"},
 	} {
 		if errors.Is(err, a.kind) {
@@ -158,7 +157,7 @@ func advice(err error, g *globals) string {
 		{"member not found", "'member list' shows the members; a removed one never comes back under its id"},
 		{"bad leader transferee", "'member list' shows the members; a learner can't lead"},
 		{"is under way", "one change of the members at a time"},
-		{"corrupt cluster", "members disagree on the data, or somebody raised the alarm; their logs and 'endpoint hashkv --cluster' show which one to replace, 'alarm list' who is meant"},
+		{"corrupt cluster", adviceCorrupt},
 	} {
 		if strings.Contains(err.Error(), a.said) {
 			return a.text
@@ -176,6 +175,31 @@ func advice(err error, g *globals) string {
 		return "this server doesn't know the request; see its version with 'endpoint status'"
 	}
 	return ""
+}
+
+// Advice that more than one command gives.
+const (
+	adviceNoLeader = "a member answered that there is no leader: more than half of the voting members must be up and reach each other; " +
+		"see which are with 'endpoint status --cluster', and start the others"
+	adviceNoSpace = "the store is full: compact the history ('compaction'), delete keys, or raise --quota-backend-bytes of the members; " +
+		"'alarm list' shows the alarm, which ends by itself once there is room, unless it was raised by hand ('alarm disarm')"
+	adviceCorrupt = "members disagree on the data, or somebody raised the alarm; their logs and 'endpoint hashkv --cluster' show which one to replace, " +
+		"'alarm list' who is meant"
+)
+
+// unserved is what to try after a call that no member took in time, by what came of it last: an answer, a connection
+// that failed, or nothing.
+func unserved(err error, g *globals) string {
+	where, text := strings.Join(g.endpoints, ","), err.Error()
+	if i := strings.LastIndex(text, "etcdserver: "); i >= 0 {
+		return fmt.Sprintf("a member at %s answered %q and none could do more within %v; see 'endpoint status' and the members' logs", where, text[i:], g.commandTimeout)
+	}
+	if cause := lastCause(err); cause != "" {
+		return fmt.Sprintf("no member answered at %s within %v%s; check --endpoints, that a server runs there, and https against http",
+			where, g.commandTimeout, cause)
+	}
+	return fmt.Sprintf("nothing came back from %s within %v: a member there may be stopped, cut off or very busy, or what listens there may be none; "+
+		"see 'endpoint status', check --endpoints and https against http, or give it a longer --command-timeout", where, g.commandTimeout)
 }
 
 // lastCause is the innermost reason of a call that no member took: "connection refused", say.

@@ -8,6 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"github.com/musterhq/muster/core/server"
 )
 
 // memberID reads the one argument of a command about a member.
@@ -64,7 +66,7 @@ time, and as a learner if the cluster is small. A learner gets its copy of the d
 			}
 			resp, err := call(ctx, v, pb.NewClusterClient(conn).MemberAdd, &pb.MemberAddRequest{PeerURLs: strings.Split(peerURLs, ","), IsLearner: learner})
 			if err != nil {
-				return err
+				return aboutPeerURLs(err, peerURLs)
 			}
 			return p.Print(memberAdded{resp, args[0], peerURLs})
 		}),
@@ -118,12 +120,28 @@ func memberUpdateCommand(g *globals) *cobra.Command {
 				return badArgs("member peer urls not provided")
 			}
 			return v.changeMember(ctx, args, "updated in", func(ctx context.Context, c pb.ClusterClient, id uint64) (changedMembers, error) {
-				return call(ctx, v, c.MemberUpdate, &pb.MemberUpdateRequest{ID: id, PeerURLs: strings.Split(peerURLs, ",")})
+				resp, err := call(ctx, v, c.MemberUpdate, &pb.MemberUpdateRequest{ID: id, PeerURLs: strings.Split(peerURLs, ",")})
+				return resp, aboutPeerURLs(err, peerURLs)
 			})
 		}),
 	}
 	cmd.Flags().StringVar(&peerURLs, "peer-urls", "", "where the others find it, separated by commas")
 	return cmd
+}
+
+// aboutPeerURLs adds to a member's refusal of --peer-urls which one it is and what is wrong with it.
+func aboutPeerURLs(err error, peerURLs string) error {
+	if err == nil || !strings.Contains(message(err), "member URLs are invalid") {
+		return err
+	}
+	hint := "write each of --peer-urls as http://host:port, and nothing behind it"
+	for u := range strings.SplitSeq(peerURLs, ",") {
+		if wrong := server.CheckPeerURL(strings.TrimSpace(u)); wrong != nil {
+			hint = "--peer-urls: " + wrong.Error()
+			break
+		}
+	}
+	return &failure{code: exitError, text: message(err), hint: hint, cause: err}
 }
 
 // changeMember makes one change to the member in args and tells of it.

@@ -95,10 +95,11 @@ func hexMembers(members []*pb.Member) []any {
 }
 
 type endpointHealth struct {
-	Endpoint string `json:"endpoint"`
-	Health   bool   `json:"health"`
-	Took     string `json:"took"`
-	Error    string `json:"error,omitempty"`
+	Endpoint string   `json:"endpoint"`
+	Health   bool     `json:"health"`
+	Took     string   `json:"took"`
+	Error    string   `json:"error,omitempty"`
+	advice   []string // what to do about the error
 }
 
 // healthResult prints the healthy ones; in the simple form the command itself tells of the others, on stderr.

@@ -93,8 +93,11 @@ func NewReader(src io.ReaderAt, size int64) (*Reader, error) {
 	return r, nil
 }
 
-// hasDigest is etcd's rule: pages are multiples of 512 bytes.
-func hasDigest(size int64) bool { return size%512 == digestSize }
+// sector is what pages are multiples of, and by which etcd tells whether a digest
+// follows them.
+const sector = 512
+
+func hasDigest(size int64) bool { return size%sector == digestSize }
 
 func verifyDigest(src io.ReaderAt, size int64) error {
 	if !hasDigest(size) {
@@ -179,6 +182,10 @@ func (r *Reader) Size() int64 { return r.size }
 
 // HasDigest says whether the file carries a digest.
 func (r *Reader) HasDigest() bool { return r.digest }
+
+// Frayed says that the file ends neither with its pages nor with a digest behind
+// them: it is cut short, or something was written behind it.
+func (r *Reader) Frayed() bool { return !r.digest && r.size%sector != 0 }
 
 // Buckets returns the names of all buckets, sorted.
 func (r *Reader) Buckets() []string { return r.names }

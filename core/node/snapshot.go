@@ -60,7 +60,8 @@ func HashState(v *machine.View) (uint32, error) {
 
 // Errors of snapshot files.
 var (
-	ErrNoDigest  = errors.New("snapshot has no hash at its end: it was copied from a data directory, or is cut short; give --skip-hash-check to use it all the same")
+	ErrNoDigest  = errors.New("snapshot has no hash at its end: it was copied from a data directory, or is cut short; 'snapshot restore --skip-hash-check' uses it all the same")
+	ErrCutShort  = errors.New("snapshot is cut short inside the hash at its end, or has something behind it: take another copy; 'snapshot restore --skip-hash-check' uses it all the same")
 	ErrDirInUse  = errors.New("data directory is not empty: restore into a new one")
 	ErrBadBump   = errors.New("the history must be marked compacted if the revision is raised, and only then")
 	ErrNoMembers = errors.New("no members to restore: --initial-cluster is empty")
@@ -73,18 +74,22 @@ type SnapshotStatus struct {
 	TotalKey  int    `json:"totalKey"`
 	TotalSize int64  `json:"totalSize"`
 	Version   string `json:"version"` // storage version; empty before etcd 3.6
+	Verified  bool   `json:"-"`       // by the digest at its end, which a file copied from a data directory lacks
 }
 
 // ReadSnapshotStatus reads a whole snapshot file, verifying its digest if it
-// has one.
+// has one. One with a part of a digest is refused.
 func ReadSnapshotStatus(fs vfs.FS, file string) (SnapshotStatus, error) {
 	r, err := checkpoint.Open(fs, file)
 	if err != nil {
 		return SnapshotStatus{}, err
 	}
 	defer r.Close()
-	st := SnapshotStatus{TotalSize: r.Size()}
-	if r.HasDigest() {
+	if r.Frayed() {
+		return SnapshotStatus{}, fmt.Errorf("%s: %w", file, ErrCutShort)
+	}
+	st := SnapshotStatus{TotalSize: r.Size(), Verified: r.HasDigest()}
+	if st.Verified {
 		st.TotalSize -= sha256.Size
 	}
 	version, _, err := r.Get(checkpoint.BucketMeta, checkpoint.MetaStorageVersion)
@@ -205,8 +210,14 @@ func openSnapshot(fs vfs.FS, file string, skipHash bool) (snapshotFile, error) {
 		if err != nil {
 			return snapshotFile{}, err
 		}
-		if !r.HasDigest() {
-			return snapshotFile{}, errors.Join(fmt.Errorf("%s: %w", file, ErrNoDigest), r.Close())
+		switch {
+		case r.Frayed():
+			err = ErrCutShort
+		case !r.HasDigest():
+			err = ErrNoDigest
+		}
+		if err != nil {
+			return snapshotFile{}, errors.Join(fmt.Errorf("%s: %w", file, err), r.Close())
 		}
 		return snapshotFile{r, r}, nil
 	}

@@ -159,6 +159,29 @@ func TestDamagedSnapshotIsRefusedUnlessItsHashIsSkipped(t *testing.T) {
 	if err := restore(plain, RestoreOptions{SkipHashCheck: true}); err != nil {
 		t.Errorf("without a hash, skipped: %v", err)
 	}
+	if st, err := ReadSnapshotStatus(vfs.OS(), file); err != nil || st.Verified || st.TotalSize != int64(len(plain)) {
+		t.Errorf("status without a hash: %+v, %v; want it not verified", st, err)
+	}
+	for _, cut := range []int{1, 16, 31} {
+		if err := restore(b[:len(b)-cut], RestoreOptions{}); !errors.Is(err, ErrCutShort) {
+			t.Errorf("%d bytes short: %v, want ErrCutShort", cut, err)
+		}
+		if st, err := ReadSnapshotStatus(vfs.OS(), file); !errors.Is(err, ErrCutShort) {
+			t.Errorf("status, %d bytes short: %+v, %v; want ErrCutShort", cut, st, err)
+		}
+		if err := restore(b[:len(b)-cut], RestoreOptions{SkipHashCheck: true}); err != nil {
+			t.Errorf("%d bytes short, skipped: %v", cut, err)
+		}
+	}
+	if err := restore(append(bytes.Clone(b), 0), RestoreOptions{}); !errors.Is(err, ErrCutShort) {
+		t.Errorf("a byte too long: %v, want ErrCutShort", err)
+	}
+	if err := restore(b, RestoreOptions{}); err != nil {
+		t.Errorf("whole: %v", err)
+	}
+	if st, err := ReadSnapshotStatus(vfs.OS(), file); err != nil || !st.Verified || st.TotalSize != int64(len(plain)) {
+		t.Errorf("status of the whole: %+v, %v; want it verified", st, err)
+	}
 	wrong := bytes.Clone(b)
 	wrong[len(wrong)-1]++
 	if err := restore(wrong, RestoreOptions{}); !errors.Is(err, checkpoint.ErrCorrupt) {

@@ -113,6 +113,23 @@ func TestSnapshotIsSavedDescribedAndRestored(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	short := filepath.Join(dir, "short.db")
+	for _, c := range []struct {
+		cut, code     int
+		out, err, why string
+	}{
+		{0, 0, ", 2, 1, 1", "", "whole"},
+		{sha256.Size, 0, ", 2, 1, 1", "no hash at its end: not verified", "without its hash"},
+		{sha256.Size / 2, 1, "", "cut short", "with half of its hash"},
+	} {
+		if err := os.WriteFile(short, b[:len(b)-c.cut], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		code, out, errOut := says(t, endpoint, "snapshot", "status", short, "-w", "simple")
+		if code != c.code || !strings.Contains(out, c.out) || !strings.Contains(errOut, c.err) || c.err == "" && errOut != "" {
+			t.Errorf("status of a file %s: exit code %d, output %q, errors %q; want %d, %q, %q", c.why, code, out, errOut, c.code, c.out, c.err)
+		}
+	}
 	b[len(b)/2]++
 	if err := os.WriteFile(file, b, 0o600); err != nil {
 		t.Fatal(err)

@@ -138,9 +138,10 @@ func receiveSnapshot(recv func() (*pb.SnapshotResponse, error), w io.Writer) (ve
 
 func snapshotStatusCommand(g *globals) *cobra.Command {
 	return &cobra.Command{
-		Use:     "status <filename>",
-		Short:   "Describe a snapshot file",
-		Long:    `Describe a snapshot file, after verifying it: hash, revision, keys, size, storage version.`,
+		Use:   "status <filename>",
+		Short: "Describe a snapshot file",
+		Long: `Describe a snapshot file, after verifying it: hash, revision, keys, size, storage version. A file copied from a data
+directory carries nothing to verify it by; then a note on stderr says so.`,
 		Example: `  muster ctl snapshot status backup.db -w table`,
 		RunE: g.run(func(_ context.Context, v *invocation, args []string) error {
 			if len(args) != 1 {
@@ -153,6 +154,9 @@ func snapshotStatusCommand(g *globals) *cobra.Command {
 			st, err := node.ReadSnapshotStatus(vfs.OS(), args[0])
 			if err != nil {
 				return err
+			}
+			if !st.Verified {
+				fmt.Fprintf(v.err, "Note: %s has no hash at its end: not verified\n", args[0])
 			}
 			return p.Print(snapshotStatus{st})
 		}),

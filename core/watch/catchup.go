@@ -55,19 +55,19 @@ func (s *Stream) catchUp(room int) error {
 	for _, w := range s.lagging {
 		from = min(from, w.next)
 	}
-	if from > target {
-		return nil // all were canceled
-	}
-	if simbug.On(simbug.CatchUpGap) {
-		from++
-	}
-	to, err := s.readHistory(view, from, target, room)
-	if err != nil {
-		return fmt.Errorf("watch: history of revisions %d to %d: %w", from, target, err)
-	}
-	s.queueHistory(to)
-	for _, w := range s.lagging {
-		w.next = max(w.next, to+1)
+	to := target
+	if from <= target { // else all were canceled, or fell behind just now
+		if simbug.On(simbug.CatchUpGap) {
+			from++
+		}
+		var err error
+		if to, err = s.readHistory(view, from, target, room); err != nil {
+			return fmt.Errorf("watch: history of revisions %d to %d: %w", from, target, err)
+		}
+		s.queueHistory(to)
+		for _, w := range s.lagging {
+			w.next = max(w.next, to+1)
+		}
 	}
 	if to == target || simbug.On(simbug.JoinGap) {
 		s.join(target)

@@ -55,7 +55,7 @@ const (
 	RefusedCounts     Bug = "refused-counts"      // raft is told of a change that the members refused
 	ConfStale         Bug = "conf-stale"          // after a checkpoint, changes count from the voters before it
 	ChangeFromPast    Bug = "change-from-past"    // raft makes changes again that the checkpoint it took holds
-	VouchEarly        Bug = "vouch-early"         // a member vouches for a joiner before it has applied what stands in its log
+	VouchEarly        Bug = "vouch-early"         // a member does not tell a joiner of the names in its log that are not applied
 	JoinUnvouched     Bug = "join-unvouched"      // a joiner takes the id that the first member that answers shows it
 	SoloEarly         Bug = "solo-early"          // a member that is alone now reads before it has applied what the removed one acknowledged
 

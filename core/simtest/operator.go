@@ -119,7 +119,7 @@ func (w *World) most() int { return w.opts.Members + 2 }
 func (op *operator) add(via *member, url, name string, learner bool) bool {
 	w := op.w
 	v := via.n.View()
-	if len(v.Members) >= w.most() || len(w.members) >= maxHosts {
+	if len(v.Members) >= w.most() || len(w.members) >= maxHosts || !learner && !op.mayAddVoter() {
 		return false
 	}
 	peers := op.peersOf(via, name)
@@ -141,6 +141,14 @@ func (op *operator) add(via *member, url, name string, learner bool) bool {
 		}
 	})
 	return true
+}
+
+// mayAddVoter: without strict checks nobody but the operator minds that the voter
+// added before has not come up. With two such of four, and a change that cannot be
+// committed in the logs of the others, nobody could vouch for either.
+func (op *operator) mayAddVoter() bool {
+	coming := func(p membership.Member) bool { return !p.IsLearner && op.w.memberOf(p.ID) == nil }
+	return !op.w.shape.lax || op.pending == 0 && !slices.ContainsFunc(op.w.truth.roster.members, coming)
 }
 
 // peersOf is what a host's flags say of the others, by what a member shows.

@@ -55,7 +55,7 @@ kills: ## kill -9 of any or all of three members, at any moment, under load: mak
 	$(GO) test -c -o $(BIN)/chaos ./cmd/muster/chaos
 	@$(BIN)/chaos -test.run '^TestKills' -test.v -test.timeout 0 -kills=$(KILLS) $(CHAOS_SEED) $(ARGS)
 
-chaos: ## three members in network namespaces, every kind of fault (needs root): make chaos TIME=10m SEED=n ARGS='-faults=cut'
+chaos: ## three members in network namespaces, every kind of fault (needs root, or user namespaces): make chaos TIME=10m SEED=n ARGS='-faults=cut'
 	$(GO) test -c -o $(BIN)/chaos ./cmd/muster/chaos
 	@$(BIN)/chaos -test.run '^TestStorm' -test.timeout 0 -chaos=$(TIME) $(CHAOS_SEED) $(ARGS)
 

@@ -171,7 +171,7 @@ func (s *Set) Apply(c Change) error {
 		s.replace(m)
 	case Promote:
 		m, _ := s.Lookup(c.Member.ID)
-		m.IsLearner = false
+		m.IsLearner = simbug.On(simbug.PromotionLost)
 		s.replace(m)
 	case UpdatePeer:
 		m, _ := s.Lookup(c.Member.ID)

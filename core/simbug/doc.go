@@ -41,6 +41,7 @@ const (
 	LearnerVotes      Bug = "learner-votes"       // raft is told that a learner is a voter
 	LearnerReads      Bug = "learner-reads"       // a learner asks nobody before a linearizable read
 	PromoteUnready    Bug = "promote-unready"     // a learner is promoted that has not caught up
+	PromotionLost     Bug = "promotion-lost"      // a promoted learner's vote is not written down (19563)
 	KeepsVote         Bug = "keeps-vote"          // raft is not told of a removal
 	RemovedStays      Bug = "removed-stays"       // a removed member is taken for a stranger, by itself, too
 	RemovedForgotten  Bug = "removed-forgotten"   // removed ids are missing from checkpoints
@@ -60,11 +61,12 @@ const (
 	SoloEarly         Bug = "solo-early"          // a member that is alone now reads before it has applied what the removed one acknowledged
 
 	// State.
-	IndexAhead    Bug = "index-ahead"     // a checkpoint claims one entry more than it holds (13766)
-	IndexBehind   Bug = "index-behind"    // a checkpoint claims one entry less: it is applied twice (14685)
-	DropTombstone Bug = "drop-tombstone"  // compaction drops a delete at its own revision (18089, 19179)
-	RevisionFalls Bug = "revision-falls"  // the revision is lower after a restart (17780)
-	LeaseKeysStay Bug = "lease-keys-stay" // a key moved away from its lease goes with it
+	IndexAhead       Bug = "index-ahead"        // a checkpoint claims one entry more than it holds (13766)
+	IndexBehind      Bug = "index-behind"       // a checkpoint claims one entry less: it is applied twice (14685)
+	DropTombstone    Bug = "drop-tombstone"     // compaction drops a delete at its own revision (18089, 19179)
+	RevisionFalls    Bug = "revision-falls"     // the revision is lower after a restart (17780)
+	LeaseKeyOutlives Bug = "lease-key-outlives" // a key outlives its lease (ZOOKEEPER-2355)
+	LeaseKeysStay    Bug = "lease-keys-stay"    // a key moved away from its lease goes with it
 
 	// Watches.
 	CatchUpGap    Bug = "catch-up-gap"    // catch-up begins one revision late
@@ -88,10 +90,10 @@ func All() []Bug {
 		SkipSync, AckBeforeDurable, ForgetVote, SkipDirSync, LogNotReset, ReleaseTooMuch,
 		AckBeforeCommit, TellRefused, ForwardTwice,
 		NoReadBarrier, ReadBeforeTerm, OldReadIndex, ReusedReadID, RestoreEarly,
-		LearnerVotes, LearnerReads, PromoteUnready, KeepsVote, RemovedStays, RemovedForgotten, IDReuse,
+		LearnerVotes, LearnerReads, PromoteUnready, PromotionLost, KeepsVote, RemovedStays, RemovedForgotten, IDReuse,
 		ChangeAtProposal, ChangeAckEarly, ChangeToldRefused, ChangeTwice, SecondChange, ChangeBeforeTerm,
 		ForgetCommit, RefusedCounts, ConfStale, ChangeFromPast, JoinUnvouched, VouchEarly, SoloEarly,
-		IndexAhead, IndexBehind, DropTombstone, RevisionFalls, LeaseKeysStay,
+		IndexAhead, IndexBehind, DropTombstone, RevisionFalls, LeaseKeyOutlives, LeaseKeysStay,
 		CatchUpGap, JoinGap, OverflowGap, ReplayOld, FutureGetsOld, ProgressAhead, PrevIsNew,
 		RenewExpiring, RenewUnconfirmed, OldLeaderExpires, NoExtension,
 	}

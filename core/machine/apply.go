@@ -156,6 +156,9 @@ func (m *Machine) applyTxn(body []byte, member uint64, want bool) ([]byte, error
 	w := m.begin()
 	t := &m.txnRun
 	*t = txnRun{state: w.Tx, leases: m.leases, rev: m.kv.Rev(), compactRev: m.kv.CompactRev(), path: t.path[:0]}
+	if simbug.On(simbug.TxnRangeLocal) {
+		t.compactRev = m.kv.SweptRev()
+	}
 	t.choose(r)
 	if err := t.check(r); err != nil {
 		w.commit() // nothing was written

@@ -55,6 +55,10 @@ func (s *Store) Bytes() int64 { return s.written - s.released }
 // Keys is the number of keys that exist now.
 func (s *Store) Keys() int64 { return s.live }
 
+// SweptRev is how far CompactStep has come, which differs between members: what
+// they answer must not depend on it.
+func (s *Store) SweptRev() int64 { return s.physical.done }
+
 // Compact gives up all revisions below rev: reads there fail from now on, and versions replaced at or before rev no
 // longer count. It takes O(log n); CompactStep frees the memory later.
 //

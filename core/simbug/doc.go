@@ -65,6 +65,7 @@ const (
 	IndexBehind      Bug = "index-behind"       // a checkpoint claims one entry less: it is applied twice (14685)
 	DropTombstone    Bug = "drop-tombstone"     // compaction drops a delete at its own revision (18089, 19179)
 	RevisionFalls    Bug = "revision-falls"     // the revision is lower after a restart (17780)
+	TxnRangeLocal    Bug = "txn-range-local"    // whether a revision in a txn is compacted depends on how far the member's sweep is (18667)
 	LeaseKeyOutlives Bug = "lease-key-outlives" // a key outlives its lease (ZOOKEEPER-2355)
 	LeaseKeysStay    Bug = "lease-keys-stay"    // a key moved away from its lease goes with it
 
@@ -93,7 +94,7 @@ func All() []Bug {
 		LearnerVotes, LearnerReads, PromoteUnready, PromotionLost, KeepsVote, RemovedStays, RemovedForgotten, IDReuse,
 		ChangeAtProposal, ChangeAckEarly, ChangeToldRefused, ChangeTwice, SecondChange, ChangeBeforeTerm,
 		ForgetCommit, RefusedCounts, ConfStale, ChangeFromPast, JoinUnvouched, VouchEarly, SoloEarly,
-		IndexAhead, IndexBehind, DropTombstone, RevisionFalls, LeaseKeyOutlives, LeaseKeysStay,
+		IndexAhead, IndexBehind, DropTombstone, RevisionFalls, TxnRangeLocal, LeaseKeyOutlives, LeaseKeysStay,
 		CatchUpGap, JoinGap, OverflowGap, ReplayOld, FutureGetsOld, ProgressAhead, PrevIsNew,
 		RenewExpiring, RenewUnconfirmed, OldLeaderExpires, NoExtension,
 	}

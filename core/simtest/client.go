@@ -202,6 +202,10 @@ func (c *client) txn(m *member, value string) {
 	}
 	del := &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: []byte("t0"), RangeEnd: []byte("t2"), PrevKv: true}}}
 	all := &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: []byte("t"), RangeEnd: []byte("u")}}}
+	// A revision that may be compacted: that all members have to see alike.
+	past := &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{
+		Key: []byte("t"), RangeEnd: []byte("u"), Revision: max(0, w.acked-w.rng.Int64N(60)),
+	}}}
 	nested := &pb.RequestOp{Request: &pb.RequestOp_RequestTxn{RequestTxn: &pb.TxnRequest{
 		Compare: []*pb.Compare{{Key: key(), Target: pb.Compare_CREATE, Result: pb.Compare_GREATER, TargetUnion: &pb.Compare_CreateRevision{}}},
 		Success: []*pb.RequestOp{put([]byte("t3"), value+"n"), all},
@@ -209,7 +213,7 @@ func (c *client) txn(m *member, value string) {
 	}}}
 	req := &pb.TxnRequest{
 		Compare: []*pb.Compare{{Key: key(), Target: pb.Compare_VERSION, Result: pb.Compare_LESS, TargetUnion: &pb.Compare_Version{Version: 3}}},
-		Success: []*pb.RequestOp{put([]byte("t4"), value), nested, put([]byte("t5"), value)},
+		Success: []*pb.RequestOp{put([]byte("t4"), value), nested, put([]byte("t5"), value), past},
 		Failure: []*pb.RequestOp{all, del, put([]byte("t2"), value), all},
 	}
 	c.call(m, "txn", "", func(id uint64) { m.propose(id, machine.Txn, req) }, func(outcome, bool) {})

@@ -57,6 +57,7 @@ var mutants = map[simbug.Bug]mutant{
 	simbug.IndexBehind:       {seeds: 5},
 	simbug.DropTombstone:     {seeds: 20},
 	simbug.RevisionFalls:     {seeds: 20},
+	simbug.TxnRangeLocal:     {seeds: 20},
 	simbug.LeaseKeyOutlives:  {seeds: 5},
 	simbug.LeaseKeysStay:     {seeds: 20},
 	simbug.CatchUpGap:        {seeds: 5},

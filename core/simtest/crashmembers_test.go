@@ -134,16 +134,17 @@ func TestEveryCrashPointOfMembershipChanges(t *testing.T) {
 		{"leader of refused changes", 3, 0, refused, "change refused by all"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			w := crashEverywhere(t, Options{
+			crashEverywhere(t, Options{
 				Seed: 11, Members: c.members, Clients: 2, Watchers: 1, Duration: 2500 * time.Millisecond, think: 50 * time.Millisecond, shape: small(),
 				script: func(w *World) {
 					campaign(w)
 					w.after(700*time.Millisecond, func() { c.script(w) })
 				},
-			}, c.slot, 15)
-			if w.stats.Seen[c.must] == 0 {
-				t.Errorf("it came to no %q: %v", c.must, w.stats.Seen)
-			}
+			}, c.slot, 15, func(w *World) {
+				if w.stats.Seen[c.must] == 0 {
+					t.Errorf("it came to no %q: %v", c.must, w.stats.Seen)
+				}
+			})
 		})
 	}
 }

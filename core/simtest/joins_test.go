@@ -25,6 +25,18 @@ func (m *member) loseDisk(after time.Duration) {
 	})
 }
 
+// restartAll has two members killed and started in a network that is whole, of which
+// b stands for election, and beside them a third one that has lost its disk.
+func restartAll(w *World, a, b, loser *member) {
+	a.crash(killed)
+	b.crash(killed)
+	w.net.repair()
+	a.startIn(10 * time.Millisecond)
+	b.startIn(10 * time.Millisecond)
+	loser.loseDisk(10*time.Millisecond + time.Microsecond)
+	w.after(60*time.Millisecond, func() { b.step(func(s *node.Stepper) { s.Campaign() }) })
+}
+
 // yetToReplay has all members of a cluster killed, and one of them loses its disk. It
 // asks the others in the moment in which they have loaded their checkpoints, from
 // before it told its name, and not replayed their logs.
@@ -47,13 +59,7 @@ func yetToReplay(o *Options) {
 				if !j.named {
 					w.fail("%s runs under no name", j.name)
 				}
-				a.crash(killed)
-				b.crash(killed)
-				w.net.repair()
-				a.startIn(10 * time.Millisecond)
-				b.startIn(10 * time.Millisecond)
-				j.loseDisk(10*time.Millisecond + time.Microsecond)
-				w.after(60*time.Millisecond, func() { b.step(func(s *node.Stepper) { s.Campaign() }) })
+				restartAll(w, a, b, j)
 			})
 		})
 	}
@@ -71,13 +77,7 @@ func TestAFounderThatLostItsDiskDoesNotFoundTheClusterAgain(t *testing.T) {
 			campaign(w)
 			w.after(3*time.Second, func() { w.cutOff(b.slot) })
 			w.after(4*time.Second, func() {
-				a.crash(killed)
-				b.crash(killed)
-				w.net.repair()
-				a.startIn(10 * time.Millisecond)
-				b.startIn(10 * time.Millisecond)
-				c.loseDisk(10*time.Millisecond + time.Microsecond)
-				w.after(60*time.Millisecond, func() { b.step(func(s *node.Stepper) { s.Campaign() }) })
+				restartAll(w, a, b, c)
 			})
 		}
 	})

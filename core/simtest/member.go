@@ -348,25 +348,6 @@ func (m *member) step(f func(*node.Stepper)) {
 	m.startApply()
 }
 
-// checkRole: a learner never stands for election. By raft it is what the newest
-// checkpoint on its disk says, loaded or not.
-func (m *member) checkRole() {
-	if m.n.Step.Role() == raft.StateFollower {
-		return
-	}
-	members := m.n.View().Members
-	for _, t := range m.applies {
-		if t.Restore != nil {
-			members = m.w.truth.roster.at(t.Restore.GetMetadata().GetIndex()).members
-		}
-	}
-	for _, p := range members {
-		if p.ID == m.id && p.IsLearner {
-			m.w.fail("%s is a learner and %v", m.name, m.n.Step.Role())
-		}
-	}
-}
-
 // complete answers a caller, which must not have the member do anything right away.
 func (m *member) complete(id uint64, o outcome) {
 	if f := m.waiting[id]; f != nil {

@@ -7,6 +7,7 @@ import (
 	"sort"
 
 	"go.etcd.io/etcd/api/v3/membershippb"
+	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
@@ -221,6 +222,25 @@ func (m *member) checkVoters() {
 	}
 	if list := m.n.View().ConfState.GetVoters(); !slices.Equal(m.n.Step.Voters(), list) {
 		m.w.fail("%s: raft counts the votes of %x, but the voters are %x", m.name, m.n.Step.Voters(), list)
+	}
+}
+
+// checkRole: a learner never stands for election. By raft it is what the newest
+// checkpoint on its disk says, loaded or not.
+func (m *member) checkRole() {
+	if m.n.Step.Role() == raft.StateFollower {
+		return
+	}
+	members := m.n.View().Members
+	for _, t := range m.applies {
+		if t.Restore != nil {
+			members = m.w.truth.roster.at(t.Restore.GetMetadata().GetIndex()).members
+		}
+	}
+	for _, p := range members {
+		if p.ID == m.id && p.IsLearner {
+			m.w.fail("%s is a learner and %v", m.name, m.n.Step.Role())
+		}
 	}
 }
 

@@ -74,8 +74,10 @@ func (m *Member) Info() ([]byte, error) {
 type logTail struct {
 	changed atomic.Uint64 // no change of the members stands in the log after this index
 
+	last uint64 // where a member told its name last; of the goroutine that writes
+
 	mu    sync.Mutex
-	named map[uint64]uint64 // where members told their names last
+	named map[uint64]uint64 // where each did
 }
 
 // note takes entries that are written to the end of the log, or over it.
@@ -84,9 +86,12 @@ func (t *logTail) note(entries []*raftpb.Entry) {
 		return
 	}
 	first := entries[0].GetIndex()
-	t.mu.Lock()
-	maps.DeleteFunc(t.named, func(_, at uint64) bool { return at >= first })
-	t.mu.Unlock()
+	if first <= t.last {
+		t.mu.Lock()
+		maps.DeleteFunc(t.named, func(_, at uint64) bool { return at >= first })
+		t.mu.Unlock()
+		t.last = first - 1
+	}
 	changed := min(t.changed.Load(), first-1)
 	for _, e := range entries {
 		if e.GetType() != raftpb.EntryType_EntryNormal {
@@ -108,7 +113,7 @@ func (t *logTail) tells(id, index uint64) {
 	if t.named == nil {
 		t.named = map[uint64]uint64{}
 	}
-	t.named[id] = index
+	t.named[id], t.last = index, index
 }
 
 func (t *logTail) namedAfter(index uint64) (ids []uint64) {

@@ -101,7 +101,11 @@ func entrySize(e *raftpb.Entry) int {
 }
 
 func appendField(b []byte, num protowire.Number, v uint64) []byte {
-	return protowire.AppendVarint(protowire.AppendTag(b, num, protowire.VarintType), v)
+	b = append(b, byte(num)<<3|byte(protowire.VarintType)) // all tags are short
+	if v < 0x80 {
+		return append(b, byte(v))
+	}
+	return protowire.AppendVarint(b, v)
 }
 
 func appendOptional(b []byte, num protowire.Number, v *uint64) []byte {
@@ -147,14 +151,11 @@ func (r *received) decode(b []byte) bool {
 	m := &r.raft
 	var slab []receivedEntry
 	for len(b) > 0 {
-		num, typ, n := protowire.ConsumeTag(b)
-		if n < 0 {
-			return false
-		}
-		b = b[n:]
+		num, typ := shortTag(b[0])
+		b = b[1:]
 		switch typ {
 		case protowire.VarintType:
-			v, n := protowire.ConsumeVarint(b)
+			v, n := consumeVarint(b)
 			if n < 0 {
 				return false
 			}
@@ -215,6 +216,20 @@ func (r *received) decode(b []byte) bool {
 	return true
 }
 
+// shortTag reads a tag of one byte, which all known fields have; of a longer one it
+// makes a field that is not known.
+func shortTag(b byte) (protowire.Number, protowire.Type) {
+	return protowire.Number(b >> 3), protowire.Type(b & 7)
+}
+
+// consumeVarint is protowire's, with a short way for short ones.
+func consumeVarint(b []byte) (uint64, int) {
+	if len(b) > 0 && b[0] < 0x80 {
+		return uint64(b[0]), 1
+	}
+	return protowire.ConsumeVarint(b)
+}
+
 // countEntries is how many entries follow the first, which stand in a row.
 func countEntries(b []byte) int {
 	count := 0
@@ -235,11 +250,8 @@ func countEntries(b []byte) int {
 func (r *receivedEntry) decode(b []byte) bool {
 	e := &r.entry
 	for len(b) > 0 {
-		num, typ, n := protowire.ConsumeTag(b)
-		if n < 0 {
-			return false
-		}
-		b = b[n:]
+		num, typ := shortTag(b[0])
+		b = b[1:]
 		if typ == protowire.BytesType && num == fieldEntryData {
 			v, n := protowire.ConsumeBytes(b)
 			if n < 0 {
@@ -248,7 +260,7 @@ func (r *receivedEntry) decode(b []byte) bool {
 			e.Data, b = v[:len(v):len(v)], b[n:]
 			continue
 		}
-		v, n := protowire.ConsumeVarint(b)
+		v, n := consumeVarint(b)
 		if n < 0 || typ != protowire.VarintType {
 			return false
 		}

@@ -14,11 +14,15 @@ type addresses struct {
 	peers map[uint64][]string // as the members' list has them
 	said  map[uint64][]string // where senders said they are: strangers, and those that moved
 	own   []string            // what others are told
+	ids   []uint64            // scratch of greet
+
+	found []*member // by dial, while what it goes by is
+	as    int       // network.changes then
 }
 
 // updatePeers follows the members' list; see transport.SetPeers.
 func (m *member) updatePeers() {
-	m.known.peers = m.n.Peers()
+	m.known.peers, m.known.found = m.n.Peers(), nil
 	if own := m.known.peers[m.id]; own != nil {
 		m.known.own = own
 	}
@@ -27,6 +31,23 @@ func (m *member) updatePeers() {
 
 // dial finds the host at which a member is, nil if nobody answers there.
 func (m *member) dial(to uint64) *member {
+	k, n := &m.known, &m.w.net
+	if k.as != n.changes {
+		k.found, k.as = nil, n.changes
+	}
+	for _, r := range k.found {
+		if r.id == to && r.up() {
+			return r
+		}
+	}
+	r := m.lookUp(to)
+	if r != nil && !slices.Contains(k.found, r) {
+		k.found = append(k.found, r)
+	}
+	return r
+}
+
+func (m *member) lookUp(to uint64) *member {
 	for _, urls := range [...][]string{m.known.peers[to], m.known.said[to]} {
 		for _, u := range urls {
 			if r := m.w.net.at[u]; r != nil && r.up() && r.id == to {
@@ -66,7 +87,13 @@ func (m *member) admits(from uint64, urls []string) bool {
 func (m *member) greet() {
 	life := m.life
 	for _, known := range [...]map[uint64][]string{m.known.peers, m.known.said} {
-		for _, id := range slices.Sorted(maps.Keys(known)) {
+		ids := m.known.ids[:0]
+		for id := range known {
+			ids = append(ids, id)
+		}
+		slices.Sort(ids)
+		m.known.ids = ids
+		for _, id := range ids {
 			r := m.dial(id)
 			if r == nil || r == m || m.w.now < r.pause || m.life != life || !m.w.net.reaches(m, r) {
 				continue
@@ -92,6 +119,7 @@ func (m *member) expelled(by *member) {
 
 // listen makes a host reachable at a URL.
 func (n *network) listen(url string, m *member) {
+	n.changes++
 	n.at[url] = m
 	if !slices.Contains(m.urls, url) {
 		m.urls = append(m.urls, url)
@@ -100,6 +128,7 @@ func (n *network) listen(url string, m *member) {
 
 // leave frees a URL.
 func (n *network) leave(url string, m *member) {
+	n.changes++
 	if n.at[url] == m {
 		delete(n.at, url)
 	}

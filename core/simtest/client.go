@@ -184,19 +184,22 @@ func (c *client) readAll(m *member, generation int) {
 		if !known || o.err != nil {
 			return
 		}
-		var keys []string
+		keys := make([]string, 0, 2*keysAlive)
 		for i := range keysAlive {
-			keys = append(keys, fmt.Sprintf("k%d-%d", generation, i), fmt.Sprintf("t%d", i))
+			keys = append(keys, numbered("k", generation, i), txnKeys[i])
 		}
 		c.w.truth.read(c.w, m, o.view, c.floor, keys)
 	})
 }
 
+// txnKeys are written by transactions alone.
+var txnKeys = [keysAlive]string{"t0", "t1", "t2", "t3", "t4", "t5"}
+
 // txn changes several keys in one revision; truth and specification check what
-// comes of it. Its keys have no other writers than such transactions.
+// comes of it.
 func (c *client) txn(m *member, value string) {
 	w := c.w
-	key := func() []byte { return fmt.Appendf(nil, "t%d", w.rng.IntN(keysAlive)) }
+	key := func() []byte { return []byte(txnKeys[w.rng.IntN(keysAlive)]) }
 	put := func(k []byte, v string) *pb.RequestOp {
 		return &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: k, Value: []byte(v), PrevKv: true}}}
 	}

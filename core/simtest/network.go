@@ -16,9 +16,11 @@ type link struct {
 
 type network struct {
 	w     *World
-	links [][]link           // by slots
-	at    map[string]*member // who listens at a URL
+	links [][]link // by slots
 	spare []*delivery
+
+	at      map[string]*member // who listens at a URL
+	changes int                // of that
 }
 
 // delivery is a frame on its way. There are so many that they are used again.

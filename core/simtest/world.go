@@ -41,6 +41,7 @@ type Options struct {
 	leasesOnly bool
 	// kinds of fault to draw from, if not from all.
 	kinds []string
+	trace bool // see Stats.Trace
 }
 
 // shape is the part of a cluster's configuration that differs from seed to
@@ -88,7 +89,7 @@ type Stats struct {
 	Histories int64            // of single keys, held to linearizability
 	Faults    map[string]int64 // inflicted, by kind
 	Seen      map[string]int64 // other things worth telling that happened
-	Trace     uint64           // hash over all that happened
+	Trace     uint64           // hash over all that happened, if the options ask for it
 }
 
 func (s *Stats) add(o Stats) {
@@ -281,6 +282,9 @@ func (w *World) after(d time.Duration, do func()) { w.agenda.add(w.now+d, do) }
 
 // note takes something that happened into the trace, by which two runs are compared.
 func (w *World) note(kind byte, slot int, bytes []byte) {
+	if !w.opts.trace {
+		return
+	}
 	w.trace = mix(mix(mix(w.trace, uint64(kind)<<8|uint64(slot)), uint64(w.now)), xxhash.Sum64(bytes))
 }
 

@@ -183,7 +183,7 @@ func (c *change) readRange(r *pb.RangeRequest) (*pb.RangeResponse, error) {
 	case rev < c.s.compactRev:
 		return nil, rpctypes.ErrCompacted
 	default:
-		keys = c.s.at(rev)
+		keys = c.s.at(rev, r.Key, r.RangeEnd)
 	}
 	kvs := inRange(keys, r.Key, r.RangeEnd)
 	resp := &pb.RangeResponse{Header: c.header(), Count: int64(len(kvs))}

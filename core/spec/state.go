@@ -101,13 +101,14 @@ func sorted(keys map[string]*mvccpb.KeyValue) []*mvccpb.KeyValue {
 	return out
 }
 
-// at returns the keys as they were at a revision.
-func (s *State) at(rev int64) map[string]*mvccpb.KeyValue {
+// at returns the keys of a range as they were at a revision.
+func (s *State) at(rev int64, from, end []byte) map[string]*mvccpb.KeyValue {
 	keys := make(map[string]*mvccpb.KeyValue)
 	for _, e := range s.past {
 		switch {
 		case e.Kv.ModRevision > rev:
 			return keys
+		case !contains(from, end, e.Kv.Key):
 		case e.Type == mvccpb.Event_DELETE:
 			delete(keys, string(e.Kv.Key))
 		default:
@@ -132,7 +133,7 @@ func (s *State) Events(from int64) ([]*mvccpb.Event, error) {
 		}
 		shown := &mvccpb.Event{Type: e.Type, Kv: e.Kv}
 		if e.Kv.ModRevision-1 >= s.compactRev && e.Kv.CreateRevision != e.Kv.ModRevision { // what creates a key replaces nothing
-			shown.PrevKv = s.at(e.Kv.ModRevision - 1)[string(e.Kv.Key)]
+			shown.PrevKv = s.at(e.Kv.ModRevision-1, e.Kv.Key, nil)[string(e.Kv.Key)]
 		}
 		out = append(out, shown)
 	}
@@ -166,7 +167,7 @@ func (s *State) text() string {
 	for _, id := range slices.Sorted(maps.Keys(s.leases)) {
 		b = fmt.Appendf(b, "lease %d ttl %d\n", id, s.leases[id])
 	}
-	for _, kv := range sorted(s.at(s.compactRev)) {
+	for _, kv := range sorted(s.at(s.compactRev, []byte{0}, []byte{0})) {
 		b = appendKV(b, "base", kv)
 	}
 	for i, e := range s.past {

@@ -20,7 +20,7 @@ var (
 	ErrChangeUnderWay   = errors.New("another change of the members is under way; try again when it is done")
 	ErrNotEnoughStarted = errors.New("too few members would be started; start the ones that were added, or remove one that is down first")
 	ErrUnhealthy        = errors.New("too few members have been connected for long enough; wait, or bring the missing ones back")
-	ErrLearnerNotReady  = errors.New("the learner lags too far behind the leader to be promoted; wait until it has caught up")
+	ErrLearnerNotReady  = errors.New("the learner lags too far behind the leader to be promoted, or is not heard; wait until it has caught up, or bring it back")
 
 	// errLeaderMoves: the leader was asked to remove itself and hands its
 	// leadership over first, so that the cluster is not without one for an
@@ -359,7 +359,8 @@ func (s *Stepper) learnerReady(id uint64) error {
 	if !ok {
 		return fmt.Errorf("%w: %s", membership.ErrIDNotFound, formatID(id))
 	}
-	if p.Match*100 < progress[s.cfg.ID].Match*learnerReadyPercent {
+	// One that is not there would make the quorum larger and not help to reach it.
+	if p.Match*100 < progress[s.cfg.ID].Match*learnerReadyPercent || !s.inContact(id) {
 		return ErrLearnerNotReady
 	}
 	return nil
@@ -394,12 +395,16 @@ func (s *Stepper) inTouch(set *membership.Set) (n int) {
 // inContact reports whether a member was heard within an election time-out: a
 // connection alone stays up while the process behind it stands still. A new
 // leader has not heard everybody yet, for followers don't talk to each other:
-// at first a connection is all it can go by.
+// at first a connection is all it can go by. One that stood still knows nothing:
+// what it hears first may have been sent by who is gone.
 func (s *Stepper) inContact(id uint64) bool {
 	if id == s.cfg.ID {
 		return true
 	}
-	if at, ok := s.heard[id]; ok && s.now-at <= s.cfg.ElectionTimeout {
+	if s.drowsy || s.standsStill() {
+		return false
+	}
+	if at, ok := s.heard[id]; ok && at >= s.awake && s.now-at <= s.cfg.ElectionTimeout {
 		return true
 	}
 	if s.now-s.changes.ledSince > s.cfg.ElectionTimeout {

@@ -76,6 +76,8 @@ type Stepper struct {
 	restoring atomic.Int32
 
 	lastTick  time.Duration
+	drowsy    bool          // the last tick was the first after a standstill
+	awake     time.Duration // since when nothing comes that was sent during one
 	nextCheck time.Duration
 	checkedAt uint64 // applied index of the last hash check
 	versioned bool   // the cluster version was proposed in this term
@@ -197,7 +199,12 @@ func (s *Stepper) Solo() bool {
 
 // Tick advances time by one raft tick and does what is due.
 func (s *Stepper) Tick() {
-	if stall := s.now - s.lastTick; s.lastTick != 0 && stall > s.cfg.ElectionTimeout && s.leases.active {
+	stoodStill := s.standsStill()
+	if s.drowsy && !stoodStill {
+		s.awake = s.now
+	}
+	s.drowsy = stoodStill
+	if stoodStill && s.leases.active {
 		// The process stood still. Renewals that arrived meanwhile were not
 		// heard: give every lease its full time again rather than expire the
 		// ones whose owners did nothing wrong.
@@ -212,6 +219,11 @@ func (s *Stepper) Tick() {
 	s.expire()
 	s.noteRemaining()
 	s.check()
+}
+
+// standsStill reports whether this process did until now: ticks are missing.
+func (s *Stepper) standsStill() bool {
+	return s.lastTick != 0 && s.now-s.lastTick > s.cfg.ElectionTimeout
 }
 
 // Campaign starts an election at once; for a lone member, which has nobody to wait for.

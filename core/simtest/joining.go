@@ -149,7 +149,7 @@ func (m *member) left() {
 // retire ends a host for good.
 func (m *member) retire() {
 	m.crash(killed)
-	m.gone = true
+	m.gone, m.goneSince = true, m.w.now
 	for len(m.urls) > 0 {
 		m.w.net.leave(m.urls[0], m)
 	}

@@ -38,8 +38,9 @@ type member struct {
 	cfg  node.Config
 	urls []string // where it is reached
 
-	gone       bool // for good
-	departures int  // how often it stopped because it was removed
+	gone       bool // for good,
+	goneSince  time.Duration
+	departures int // how often it stopped because it was removed
 
 	mem  *vfs.Mem
 	disk disk

@@ -291,6 +291,35 @@ func TestALeaderThatStoodStillRemovesNobody(t *testing.T) {
 	}
 }
 
+// As in seed 1795404939319584473: a leader that stood still knows how far a learner
+// was, and not that it is gone. With its vote the leader would be alone of two.
+func TestALeaderThatStoodStillPromotesNobodyThatIsGone(t *testing.T) {
+	var asked *request
+	w := prepare(t, Options{
+		Seed: 1, Members: 1, Clients: 1, Duration: 8 * time.Second, shape: small(),
+		script: func(w *World) {
+			l := w.members[0]
+			w.after(time.Second, func() {
+				admit(w, "http://new:2380", true, func(id uint64) {
+					w.after(2*time.Second, func() {
+						l.pause = w.now + 3*time.Second
+						life := l.life
+						w.after(3*time.Second, func() { l.wake(life) })
+						w.operator.request(l, membership.Change{Op: membership.Promote, Member: membership.Member{ID: id}}, func(q *request) { asked = q })
+						w.after(time.Second, w.memberOf(id).retire) // the leader is yet to read what it sent
+					})
+				})
+			})
+		},
+	})
+	if err := w.run(); err != nil {
+		t.Fatal(err)
+	}
+	if asked == nil || !errors.Is(asked.err, node.ErrLearnerNotReady) {
+		t.Fatalf("the request came to %+v, want ErrLearnerNotReady", asked)
+	}
+}
+
 // As in seed 1795386514697609844: the one of two that lags loses its power when the
 // checkpoint is on its disk and the leader has not heard so. It comes back where the
 // leader stands, and nothing can be committed without it: the same checkpoint is offered again.

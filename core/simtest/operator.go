@@ -183,8 +183,14 @@ func (op *operator) listed(via *member, fits func(membership.Member) bool) (memb
 	return all[op.w.rng.IntN(len(all))], true
 }
 
-func anyMember(membership.Member) bool   { return true }
-func isLearner(m membership.Member) bool { return m.IsLearner }
+func anyMember(membership.Member) bool { return true }
+
+// notJustLost: what a leader says of a member whose host was lost a moment ago may be
+// what was true before, and a vote for it could cost the quorum.
+func (op *operator) notJustLost(p membership.Member) bool {
+	host := op.w.memberOf(p.ID)
+	return host == nil || !host.gone || op.w.now-host.goneSince > 5*time.Second
+}
 
 // operations are the kinds of membership change that a run draws from.
 func operations() []faultKind {
@@ -217,7 +223,7 @@ func operations() []faultKind {
 func (w *World) hostName() string { return fmt.Sprintf("m%d", len(w.members)) }
 
 func (op *operator) promote(via *member) bool {
-	m, ok := op.listed(via, isLearner)
+	m, ok := op.listed(via, func(p membership.Member) bool { return p.IsLearner && op.notJustLost(p) })
 	if ok {
 		op.request(via, membership.Change{Op: membership.Promote, Member: membership.Member{ID: m.ID}}, nil)
 	}
@@ -341,7 +347,7 @@ func (op *operator) move(via *member) bool {
 // nonsense asks for what must be refused, by the leader or by every member alike.
 func (op *operator) nonsense(via *member) bool {
 	w := op.w
-	m, ok := op.listed(via, anyMember)
+	m, ok := op.listed(via, op.notJustLost) // it may be a learner
 	if !ok {
 		return false
 	}

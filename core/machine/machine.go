@@ -121,11 +121,8 @@ func (m *Machine) EndEntry(index, term uint64) {
 	m.recent.add(index, m.stateHash())
 }
 
-// MemberName is the name that a member has told, "" if it is none.
-func (m *Machine) MemberName(id uint64) string {
-	member, _ := m.members.Lookup(id)
-	return member.Name
-}
+// Members returns all members in id order. Don't write to it.
+func (m *Machine) Members() []membership.Member { return m.members.Members() }
 
 // TakeEvents hands over what happened to keys since the last call, in order of
 // revision. Someone has to call it, or they pile up.

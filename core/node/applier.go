@@ -4,11 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/musterhq/muster/core/machine"
+	"github.com/musterhq/muster/core/membership"
 	"github.com/musterhq/muster/core/mvcc"
 	"github.com/musterhq/muster/core/replica"
 	"github.com/musterhq/muster/core/simbug"
@@ -118,12 +120,29 @@ func (a *Applier) applyCommands(index, term uint64, data []byte) (txns uint64, _
 	return txns, nil
 }
 
-// diverged names this member and what its operator is to do. It can't mend itself: its data is wrong, and as
-// a member that has forgotten what it had acknowledged it must not come back.
+// diverged names this member and what its operator is to do, in commands that work as they stand. It can't mend
+// itself: its data is wrong, and as a member that has forgotten what it had acknowledged it must not come back.
 func (a *Applier) diverged(err error) error {
-	id, name := formatID(a.Self), a.Machine.MemberName(a.Self)
-	return fmt.Errorf("member %s (%s): %w; replace it: `muster ctl member remove %s`, then `muster ctl member add %s`, "+
-		"and start it with an empty --data-dir and --initial-cluster-state=existing", name, id, err, id, name)
+	var self membership.Member
+	var others []string // who can be asked, for this member no longer can
+	for _, m := range a.Machine.Members() {
+		switch {
+		case m.ID == a.Self:
+			self = m
+		case !m.IsLearner:
+			others = append(others, m.ClientURLs...)
+		}
+	}
+	ctl, flags := "muster ctl", " --peer-urls="+strings.Join(self.PeerURLs, ",")
+	if len(others) > 0 {
+		ctl += " --endpoints=" + strings.Join(others, ",")
+	}
+	if self.IsLearner {
+		flags += " --learner"
+	}
+	id := formatID(a.Self)
+	return fmt.Errorf("member %s (%s): %w; replace it: `%s member remove %s`, then `%s member add %s%s`, "+
+		"and start it with an empty --data-dir and --initial-cluster-state=existing", self.Name, id, err, ctl, id, ctl, self.Name, flags)
 }
 
 func (a *Applier) restore(s *raftpb.Snapshot) error {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -90,7 +91,21 @@ func requireStopped(t *testing.T, m *Member, id string) {
 	t.Helper()
 	m.wait(t, patience)
 	requireRefusal(t, result{m.Cmd.ProcessState.ExitCode(), "", m.Log()}, 1,
-		m.Name, id, "diverged", "at index", "its hash is", "theirs is", "muster ctl member remove "+id, "--initial-cluster-state=existing")
+		m.Name, id, "diverged", "at index", "its hash is", "theirs is", "member remove "+id, "--initial-cluster-state=existing")
+}
+
+// requireRemedy carries out the commands that a member gave at its end, word for word.
+func requireRemedy(t *testing.T, m *Member) {
+	t.Helper()
+	quoted := regexp.MustCompile("`muster ([^`]+)`").FindAllStringSubmatch(m.Log(), -1)
+	if len(quoted) < 2 {
+		t.Fatalf("no two commands to carry out: %s", tail(m.Log()))
+	}
+	for _, command := range quoted[len(quoted)-2:] {
+		if r := runProgram(t, nil, "", muster, strings.Fields(command[1])...); r.code != 0 {
+			t.Fatalf("%s: %s", command[0], r.stderr)
+		}
+	}
 }
 
 func hashes(t *testing.T, endpoints []string) map[string]bool {
@@ -152,15 +167,7 @@ func TestAMemberWhoseStateDiffersStopsAndSaysWhatToDo(t *testing.T) {
 	requireStopped(t, odd, id)
 
 	// The remedy, as the message has it.
-	ctl := func(args ...string) {
-		t.Helper()
-		r := runProgram(t, nil, "", muster, append([]string{"ctl", "--endpoints=" + leader.Client, "member"}, args...)...)
-		if r.code != 0 {
-			t.Fatalf("member %v: %s", args, r.stderr)
-		}
-	}
-	ctl("remove", id)
-	ctl("add", odd.Name, "--peer-urls=http://"+odd.Peer)
+	requireRemedy(t, odd)
 	odd.Dir += "-new"
 	odd.Args = append(odd.Args, "--initial-cluster-state=existing")
 	odd.Start(t)

@@ -214,10 +214,15 @@ func (m *Machine) applyVerdict(body []byte, want bool) ([]byte, error) {
 		return nil, err
 	}
 	if v.Undecided {
+		var ids []string
 		for _, id := range v.Diverged {
 			m.disputed = true
 			m.setAlarm(RaisedAlarm{Member: id, Type: pb.AlarmType_CORRUPT}, true)
+			ids = append(ids, membership.FormatID(id))
 		}
+		own, _ := m.hashAt(v.Index)
+		m.log.Error("members' states differ and no majority agrees: nothing is served until one does; start the missing members, "+
+			"or remove the member that is wrong", "members", ids, "index", v.Index, "own", fmt.Sprintf("%016x", own))
 		return emptyReply(want), nil
 	}
 	if own, known := m.hashAt(v.Index); known && comparable && own != v.Hash {

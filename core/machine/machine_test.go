@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -160,7 +161,8 @@ func TestCommandLayoutNeverChanges(t *testing.T) {
 }
 
 func TestDivergedMemberIsToldApart(t *testing.T) {
-	a, b := newRig(t, machine.Config{}), newRig(t, machine.Config{})
+	var logged bytes.Buffer
+	a, b := newRig(t, machine.Config{}), newRig(t, machine.Config{Logger: slog.New(slog.NewTextHandler(&logged, nil))})
 	for i := range 10 {
 		for _, r := range []*rig{a, b} {
 			if err := r.put("k", fmt.Sprint(i), 0); err != nil {
@@ -206,6 +208,11 @@ func TestDivergedMemberIsToldApart(t *testing.T) {
 	}
 	// Nobody could tell who was right; then the majority turned out to agree with this member.
 	b.apply(machine.HashVerdict, machine.Verdict{Index: b2.Index, Diverged: []uint64{7}, Undecided: true}.Encode())
+	for _, want := range []string{"level=ERROR", "no majority", "members=[7]", fmt.Sprintf("own=%016x", b2.Hash)} {
+		if !strings.Contains(logged.String(), want) {
+			t.Errorf("the log says %q, want %q in it", &logged, want)
+		}
+	}
 	if err := b.put("k", "v", 0); !errors.Is(err, machine.ErrCorrupt) {
 		t.Fatalf("a put under the alarm: %v", err)
 	}

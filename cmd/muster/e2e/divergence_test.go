@@ -86,11 +86,19 @@ func memberID(t *testing.T, c *Cluster, m *Member) string {
 	return fmt.Sprintf("%x", must[*clientv3.StatusResponse](t)(memberStatus(t, connect(t, m.Client), m)).Header.MemberId)
 }
 
-// requireStopped waits for a member to find out that it has diverged.
-func requireStopped(t *testing.T, m *Member, id string) {
+// requireStopped waits for a member to find out that it has diverged. It must have logged each of the errors before, and no others.
+func requireStopped(t *testing.T, m *Member, id string, before ...string) {
 	t.Helper()
 	m.wait(t, patience)
-	requireRefusal(t, result{m.Cmd.ProcessState.ExitCode(), "", m.Log()}, 1,
+	log := m.Log()
+	for _, msg := range before {
+		line := regexp.MustCompile(`(?m)^.*"level":"error".*` + msg + `.*\n`)
+		if !line.MatchString(log) {
+			t.Errorf("%s has not logged that %s", m.Name, msg)
+		}
+		log = line.ReplaceAllString(log, "")
+	}
+	requireRefusal(t, result{m.Cmd.ProcessState.ExitCode(), "", log}, 1,
 		m.Name, id, "diverged", "at index", "its hash is", "theirs is", "member remove "+id, "--initial-cluster-state=existing")
 }
 
@@ -221,7 +229,7 @@ func TestNothingIsServedWhileNobodyCanTellWhoIsRightAndThenTheOddLeaderStops(t *
 		must[*clientv3.MoveLeaderResponse](t)(connect(t, leader.Client).MoveLeader(within(t, patience), to))
 	}
 	third.Launch(t)
-	requireStopped(t, odd, id)
+	requireStopped(t, odd, id, "no majority agrees")
 	for _, m := range []*Member{other, third} {
 		one := connect(t, m.Client)
 		eventually(t, m.Name+" serves", func() bool {

@@ -64,6 +64,30 @@ func TestMemberWithoutLeaderIsLeftEvenByWrites(t *testing.T) {
 	})
 }
 
+func TestLearnersAreLeftForAVoterAndTheirRefusalIsTheAnswerWhereThereIsNone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		learner := rpctypes.ErrGRPCNotSupportedForLearner
+		c := openFake(t, Config{}, refusing(learner), answering(2))
+		for range 3 {
+			if _, err := c.Put(t.Context(), "k", nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c = openFake(t, Config{}, refusing(learner), refusing(learner))
+		began := time.Now()
+		_, put := c.Put(t.Context(), "k", nil)
+		_, get := c.Get(t.Context(), "k")
+		for _, err := range []error{put, get} {
+			if status.Convert(err).Message() != rpctypes.ErrorDesc(learner) || errors.Is(err, ErrUnknownOutcome) {
+				t.Errorf("two learners: %v, want their refusal", err)
+			}
+		}
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("two learners: answered after %v; they don't become voters by waiting", took)
+		}
+	})
+}
+
 func TestWriteWithLostAnswerIsNotRepeated(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, answer := range []error{

@@ -44,6 +44,7 @@ func (f *failover) Invoke(ctx context.Context, method string, args, reply any, o
 	}
 	read := isRead(method, args)
 	var last *Error
+	var learners []string // members that don't serve the call for this reason
 	for attempt, refused := 0, 0; ; attempt++ {
 		m, err := f.pick(ctx)
 		if err != nil {
@@ -54,6 +55,11 @@ func (f *failover) Invoke(ctx context.Context, method string, args, reply any, o
 			return nil
 		}
 		v := judge(err, sent, read)
+		if isLearner(err) && !slices.Contains(learners, m.name) {
+			if learners = append(learners, m.name); len(learners) >= len(f.endpoints()) {
+				v = final // waiting makes none of them a voter
+			}
+		}
 		if v == reauthenticate {
 			if refused++; refused > 2 || f.cfg.Username == "" || method == pb.Auth_Authenticate_FullMethodName {
 				v = final

@@ -63,6 +63,12 @@ func judge(err error, sent, read bool) verdict {
 	return final
 }
 
+// isLearner tells whether a member refused because it has no vote.
+func isLearner(err error) bool {
+	s, _ := status.FromError(err)
+	return s.Message() == rpctypes.ErrorDesc(rpctypes.ErrGRPCNotSupportedForLearner)
+}
+
 // passing tells whether a stream that failed with err may work when opened again, on this member or another.
 func (f *failover) passing(err error) bool {
 	if errors.Is(err, ErrClosed) {

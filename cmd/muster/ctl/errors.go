@@ -152,6 +152,7 @@ func advice(err error, g *globals) string {
 	for _, a := range []struct{ said, text string }{
 		{"unhealthy cluster", "the leader has not been connected to enough members for five seconds; wait, or bring back those that 'endpoint health --cluster' names"},
 		{"not enough started members", "too few members would be up; start those that 'member list' shows as unstarted, or remove them"},
+		{"not supported for learner", "a learner serves 'get --consistency s', 'endpoint status' and 'snapshot save'; give a voting member's endpoint for all else"},
 		{"in sync with leader", "the learner is still being brought up; start it if it isn't running, and try again a little later"},
 		{"too many learner", "promote or remove the learner there is"},
 		{"member not found", "'member list' shows the members; a removed one never comes back under its id"},
@@ -191,10 +192,13 @@ const (
 // that failed, or nothing.
 func unserved(err error, g *globals) string {
 	where, text := strings.Join(g.endpoints, ","), err.Error()
+	if e := (*sdk.Error)(nil); errors.As(err, &e) {
+		text = e.Error() // a command may have worded it otherwise
+	}
 	if i := strings.LastIndex(text, "etcdserver: "); i >= 0 {
 		return fmt.Sprintf("a member at %s answered %q and none could do more within %v; see 'endpoint status' and the members' logs", where, text[i:], g.commandTimeout)
 	}
-	if cause := lastCause(err); cause != "" {
+	if cause := lastCause(text); cause != "" {
 		return fmt.Sprintf("no member answered at %s within %v%s; check --endpoints, that a server runs there, and https against http",
 			where, g.commandTimeout, cause)
 	}
@@ -202,9 +206,8 @@ func unserved(err error, g *globals) string {
 		"see 'endpoint status', check --endpoints and https against http, or give it a longer --command-timeout", where, g.commandTimeout)
 }
 
-// lastCause is the innermost reason of a call that no member took: "connection refused", say.
-func lastCause(err error) string {
-	text := err.Error()
+// lastCause is the innermost reason in the error of a call that no member took: "connection refused", say.
+func lastCause(text string) string {
 	if i := strings.LastIndex(text, "dial "); i >= 0 {
 		return " (" + strings.Trim(text[i:], `"`) + ")"
 	}

@@ -67,7 +67,7 @@ func (s *watchStream) run(ctx context.Context, fn respond) error {
 			warned = false
 		}
 		if !warned {
-			fmt.Fprintf(s.warnings, "Warning: the watch has no connection: %s%s; trying again\n", message(err), lastCause(err))
+			fmt.Fprintf(s.warnings, "Warning: the watch has no connection: %s%s; trying again\n", message(err), lastCause(err.Error()))
 			warned = true
 		}
 		select {

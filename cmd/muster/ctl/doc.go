@@ -12,7 +12,8 @@
 // A flag wins over the environment, where etcdctl stops at the conflict. Arguments that have no meaning are refused,
 // and so is an output format a command doesn't have, before anything is sent. Every call ends after --command-timeout.
 // The first line of an error is etcdctl's; a second one names the command and what to try. endpoint --cluster takes the members
-// from one of them, which works without a quorum, and endpoint health does not wait for one. lock and elect revoke their
+// from one of them, which works without a quorum, and endpoint health does not wait for one. move-leader passes over members that
+// don't answer. lock and elect revoke their
 // lease when they end, and lock's command has our input and doesn't outlive the lock. -w protobuf of lease commands is the whole message,
 // of which etcdctl writes only the header.
 //

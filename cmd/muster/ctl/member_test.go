@@ -68,6 +68,28 @@ func TestMembersAreAddedUpdatedAndRemovedAsByEtcdctl(t *testing.T) {
 	}
 }
 
+// Leadership is moved when a member is down, too; then above all.
+func TestMoveLeaderPassesOverEndpointsThatDoNotAnswer(t *testing.T) {
+	live := strings.TrimPrefix(mustertest.Start(t, 1).Endpoints()[0], "http://")
+	_, out, _ := says(t, live, "member", "list")
+	id, _, _ := strings.Cut(out, ",")
+	const dead = "127.0.0.1:1"
+	failed := "Failed to get the status of endpoint " + dead
+	for _, c := range []struct {
+		endpoints string
+		code      int
+		out, err  string
+	}{
+		{dead + "," + live, 0, "Leadership transferred from " + id + " to " + id, failed},
+		{dead, 1, "", "connection refused"},
+	} {
+		code, out, errOut := says(t, c.endpoints, "move-leader", id)
+		if code != c.code || strings.TrimSpace(out) != c.out || !strings.Contains(errOut, c.err) {
+			t.Errorf("%s: exit code %d, output %q, errors %q; want %d, %q, %q", c.endpoints, code, out, errOut, c.code, c.out, c.err)
+		}
+	}
+}
+
 func TestSnapshotIsSavedDescribedAndRestored(t *testing.T) {
 	cluster := mustertest.Start(t, 1)
 	endpoint := cluster.Endpoints()[0]

@@ -2,6 +2,7 @@ package ctl
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 
@@ -32,10 +33,13 @@ func moveLeaderCommand(g *globals) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			var failures []error
 			for _, e := range endpoints {
 				st, err := v.status(ctx, client, e)
-				if err != nil {
-					return err
+				if err != nil { // leadership is moved above all when a member is down
+					fmt.Fprintf(v.err, "Failed to get the status of endpoint %s (%s)\n", e, message(err))
+					failures = append(failures, err)
+					continue
 				}
 				if st.GetLeader() != st.GetHeader().GetMemberId() {
 					continue
@@ -48,6 +52,9 @@ func moveLeaderCommand(g *globals) *cobra.Command {
 					return err
 				}
 				return p.Print(moved{st.GetLeader(), to})
+			}
+			if len(failures) == len(endpoints) {
+				return errors.Join(failures...)
 			}
 			return &failure{
 				code: exitArgs, text: fmt.Sprintf("no leader endpoint given at %v", endpoints), hint: "give all members with --endpoints; 'endpoint status --cluster' shows which one leads",

@@ -157,6 +157,7 @@ func advice(err error, g *globals) string {
 		{"too many learner", "promote or remove the learner there is"},
 		{"member not found", "'member list' shows the members; a removed one never comes back under its id"},
 		{"bad leader transferee", "'member list' shows the members; a learner can't lead"},
+		{"checkpoint is corrupt", "the file is damaged, cut short or no snapshot at all: take another copy"},
 		{"is under way", "one change of the members at a time"},
 		{"corrupt cluster", adviceCorrupt},
 	} {

@@ -157,7 +157,7 @@ func TestSnapshotIsSavedDescribedAndRestored(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, verb := range []string{"status", "restore"} {
-		if code, _, errOut := says(t, endpoint, "snapshot", verb, file); code != 1 || !strings.Contains(errOut, "corrupt") {
+		if code, _, errOut := says(t, endpoint, "snapshot", verb, file); code != 1 || !strings.Contains(errOut, "corrupt") || !strings.Contains(errOut, "take another copy") {
 			t.Errorf("%s of a damaged file: exit code %d, errors %q", verb, code, errOut)
 		}
 	}

@@ -34,7 +34,7 @@ func snapshotSaveCommand(g *globals) *cobra.Command {
 		Short: "Save one member's state, as of now, to a file",
 		Long: `Save one member's state, as of now, to a file that muster, etcd and etcdutl can restore. The file appears under its name
 once it is whole, verified and on disk. --command-timeout limits the whole transfer if it is given.`,
-		Example: `  muster ctl --endpoints https://a:2379 snapshot save backup-$(date +%Y%m%d-%H%M%S).db`,
+		Example: `  muster ctl --endpoints a:2379 snapshot save backup-$(date +%Y%m%d-%H%M%S).db`,
 		RunE: g.run(func(ctx context.Context, v *invocation, args []string) error {
 			if len(args) != 1 {
 				return badArgs("snapshot save expects one argument <filename>")

@@ -24,16 +24,16 @@ func snapshotRestoreCommand(g *globals) *cobra.Command {
 		Use:   "restore <filename> --data-dir DIR",
 		Short: "Make the data directory of a new cluster's member from a snapshot file",
 		Long: `Make the data directory of a new cluster's member from a snapshot file, muster's or etcd's. Run it once for each member,
-with the same file and options but for --name and --data-dir; then start all of them, with the same --name, --initial-cluster
-and --initial-advertise-peer-urls: what is left out is what it is to muster server, one member at that command's default peer
-URL. Members restored from different data refuse each other. A directory that a restore was cut short in is not started;
+with the same file and options but for its own --name, --initial-advertise-peer-urls and --data-dir; then start all of them,
+with the same --name, --initial-cluster and --initial-advertise-peer-urls: what is left out is what it is to muster server, one
+member at that command's default peer URL. Members restored from different data refuse each other. A directory that a restore was cut short in is not started;
 restore into it once more.
 
 The revision is raised and the history before it marked compacted, so that nobody who knew the old cluster mistakes a
 new revision for an old one, and create revisions go on rising as fencing tokens must. --bump-revision 0 leaves it out.`,
 		Example: `  muster ctl snapshot restore backup.db --data-dir m1
 
-  # a cluster of three: the same on each machine, with its own name
+  # a cluster of three: the same on each machine, with its own name and peer URL
   muster ctl snapshot restore backup.db --data-dir m1 --name m1 --initial-advertise-peer-urls http://a:2380 \
     --initial-cluster m1=http://a:2380,m2=http://b:2380,m3=http://c:2380`,
 		RunE: g.run(func(ctx context.Context, v *invocation, args []string) error {

@@ -23,7 +23,7 @@ type client struct {
 	done bool   // served once after the faults ended
 	end  bool   // asks for nothing more
 
-	floor int64 // what had been acknowledged to anybody when its operation began
+	floor int64 // what had been acknowledged or shown to anybody when its operation began
 
 	lease    int64
 	leaseTTL time.Duration
@@ -112,7 +112,7 @@ func (c *client) call(m *member, what, key string, start func(id uint64), finish
 	w := c.w
 	c.last, c.to = what, key
 	over := false
-	c.floor = w.acked
+	c.floor = max(w.acked, w.shown)
 	end := func(o outcome, known bool) {
 		if over {
 			return

@@ -1,6 +1,8 @@
 package simtest
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/musterhq/muster/core/node"
@@ -63,13 +65,14 @@ func (b *leaseBook) applied(w *World, d node.ApplyDone) {
 	}
 }
 
-// outlived names a lease that should be gone by now, 0 if none.
-func (b *leaseBook) outlived(w *World) int64 {
-	var worst int64
-	for id, f := range b.leases {
-		if f.gone == 0 && f.kept != 0 && w.now > f.lastTry+2*f.ttl+15*time.Second && (worst == 0 || id < worst) {
-			worst = id
+// check fails if a lease lives on although nobody has renewed it for long, in a
+// cluster that has had a leader since led: twice its time, as for one change of
+// leader, and some for elections (four seconds beyond once were the most in 600 seeds).
+func (b *leaseBook) check(w *World, led time.Duration) {
+	for _, id := range slices.Sorted(maps.Keys(b.leases)) {
+		f := b.leases[id]
+		if _, lives := w.truth.spec.Lease(id); lives && w.now > max(led, f.lastTry)+2*f.ttl+10*time.Second {
+			w.fail("lease %x of %v, asked for at %v, lives on", id, f.ttl, f.lastTry)
 		}
 	}
-	return worst
 }

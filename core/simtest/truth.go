@@ -2,16 +2,19 @@ package simtest
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 	"sort"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/musterhq/muster/core/lease"
 	"github.com/musterhq/muster/core/machine"
 	"github.com/musterhq/muster/core/mvcc"
 	"github.com/musterhq/muster/core/replica"
@@ -37,9 +40,15 @@ type truth struct {
 
 	spec    *spec.State
 	roster  roster
-	entries []entry                     // by index
-	asked   map[commandID]asked         // what clients want
-	answers map[commandID]proto.Message // what the specification answers to that
+	entries []entry              // by index
+	asked   map[commandID]asked  // what clients want
+	answers map[commandID]answer // what the specification answers to that
+}
+
+// answer is a response or a refusal.
+type answer struct {
+	resp proto.Message
+	err  error
 }
 
 // entry is what is known of a log index.
@@ -86,7 +95,7 @@ func (c change) equal(o change) bool {
 
 func (t *truth) init() {
 	t.keys, t.written = map[string][]change{}, map[string]int64{}
-	t.asked, t.answers = map[commandID]asked{}, map[commandID]proto.Message{}
+	t.asked, t.answers = map[commandID]asked{}, map[commandID]answer{}
 	t.spec = spec.New()
 }
 
@@ -194,7 +203,7 @@ func (t *truth) replay(w *World, m *member, e *raftpb.Entry) {
 				w.fail("%s: entry %d: %v", m.name, e.GetIndex(), err)
 			}
 		}
-		t.answers[commandID{c.Member, c.ID}] = t.carryOut(w, e.GetTerm(), &c)
+		t.carryOut(w, e.GetTerm(), &c)
 	}
 }
 
@@ -214,29 +223,27 @@ func (t *truth) ask(id commandID, req proto.Message) []byte {
 	return body
 }
 
-// carryOut returns the answer, nil for a refusal or where the specification has none.
-func (t *truth) carryOut(w *World, term uint64, c *machine.Encoded) proto.Message {
+// carryOut has the specification do what a command says, and keeps its answer.
+func (t *truth) carryOut(w *World, term uint64, c *machine.Encoded) {
 	body := c.Decode().Body
 	if c.Kind == machine.LeaseExpire {
 		t.expire(body, term)
-		return nil
+		return
 	}
-	a, ok := t.asked[commandID{c.Member, c.ID}]
+	id := commandID{c.Member, c.ID}
+	a, ok := t.asked[id]
 	if !ok {
-		return nil // what members tell each other
+		return // what members tell each other
 	}
 	if !bytes.Equal(a.body, body) {
 		w.fail("the log has %x for command %d of member %x, which was %v", body, c.ID, c.Member, a.req)
-		return nil
+		return
 	}
 	resp, err := t.spec.Apply(a.req)
-	if err != nil {
-		return nil
-	}
-	if r, ok := a.req.(*pb.CompactionRequest); ok {
+	t.answers[id] = answer{resp, err}
+	if r, ok := a.req.(*pb.CompactionRequest); ok && err == nil {
 		t.compact = max(t.compact, r.Revision)
 	}
-	return resp
 }
 
 // expire carries out an expiry if it was proposed in the term of its entry.
@@ -299,7 +306,7 @@ func (t *truth) compareState(w *World, m *member) {
 		return true
 	})
 	t.got = got
-	same := err == nil && len(got) == t.spec.Len() && m.n.View().Leases.Len() == len(t.spec.Leases())
+	same := err == nil && len(got) == t.spec.Len()
 	for i := 0; same && i < len(got); i++ {
 		kv := t.spec.Get(got[i].key)
 		same = kv != nil && got[i].rev == kv.GetModRevision() && got[i].equal(changeOfKV(kv, false)) &&
@@ -307,6 +314,15 @@ func (t *truth) compareState(w *World, m *member) {
 	}
 	if !same {
 		w.fail("%s holds %v after index %d, by the specification %v", m.name, got, m.n.View().Index, t.spec.Keys())
+	}
+	leases := m.n.View().Leases
+	same = leases.Len() == len(t.spec.Leases())
+	for l := range leases.Each {
+		ttl, ok := t.spec.Lease(l.ID)
+		same = same && ok && ttl == l.TTL && slices.EqualFunc(leases.Keys(l.ID), t.spec.LeaseKeys(l.ID), bytes.Equal)
+	}
+	if !same {
+		w.fail("%s holds other leases after index %d than the specification: %v", m.name, m.n.View().Index, t.spec.Leases())
 	}
 }
 
@@ -318,29 +334,40 @@ func (t *truth) answered(w *World, m *member, res *machine.Result) {
 		return
 	}
 	delete(t.answers, id)
-	if (want == nil) != (res.Err != nil) {
-		if want == nil && res.Err == nil && res.Body != nil && len(res.Body) == 0 {
-			return // a command the specification does not know
-		}
-		w.fail("%s answers a command with (%x, %v), the specification with %v", m.name, res.Body, res.Err, want)
+	if !sameRefusal(res.Err, want.err) {
+		w.fail("%s answers a command with (%x, %v), the specification with (%v, %v)", m.name, res.Body, res.Err, want.resp, want.err)
 		return
 	}
-	if want == nil {
+	if want.err != nil {
 		return
 	}
-	withoutHeader(want)
+	withoutHeader(want.resp)
 	var err error
-	if t.body, err = (proto.MarshalOptions{}).MarshalAppend(t.body[:0], want); err == nil && bytes.Equal(t.body, res.Body) {
+	if t.body, err = (proto.MarshalOptions{}).MarshalAppend(t.body[:0], want.resp); err == nil && bytes.Equal(t.body, res.Body) {
 		return // nearly always; but an encoding is not the only one
 	}
-	got := want.ProtoReflect().New().Interface()
+	got := want.resp.ProtoReflect().New().Interface()
 	if err := proto.Unmarshal(res.Body, got); err != nil {
 		w.fail("%s: malformed answer: %v", m.name, err)
 		return
 	}
-	if !proto.Equal(got, want) {
-		w.fail("%s answers %v, the specification %v", m.name, got, want)
+	if !proto.Equal(got, want.resp) {
+		w.fail("%s answers %v, the specification %v", m.name, got, want.resp)
 	}
+}
+
+// sameRefusal holds a member's error to the one that etcd has for it.
+func sameRefusal(got, want error) bool {
+	for _, pair := range [...]struct{ ours, etcds error }{
+		{nil, nil},
+		{lease.ErrNotFound, rpctypes.ErrLeaseNotFound}, {lease.ErrExists, rpctypes.ErrLeaseExist},
+		{mvcc.ErrCompacted, rpctypes.ErrCompacted}, {mvcc.ErrFutureRev, rpctypes.ErrFutureRev},
+	} {
+		if errors.Is(want, pair.etcds) {
+			return errors.Is(got, pair.ours)
+		}
+	}
+	return false
 }
 
 func withoutHeader(resp proto.Message) {
@@ -360,9 +387,10 @@ func (t *truth) read(w *World, m *member, view *machine.View, floor int64, keys 
 	w.stats.Reads++
 	rev := view.KV.Rev()
 	if rev < floor {
-		w.fail("%s: a linearizable read shows revision %d, but %d had been acknowledged before it began", m.name, rev, floor)
+		w.fail("%s: a linearizable read shows revision %d, but %d had been acknowledged or shown before it began", m.name, rev, floor)
 		return
 	}
+	w.shown = max(w.shown, rev)
 	for _, key := range keys {
 		got, ok := view.KV.Get([]byte(key))
 		want := t.at(key, rev)

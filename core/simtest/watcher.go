@@ -22,7 +22,8 @@ type watcher struct {
 	at     *member
 	life   int
 	stream *watch.Stream
-	next   int64 // first revision it has not seen
+	past   *watch.Stream // the one before, whose watcher is cancelled: nothing more may come
+	next   int64         // first revision it has not seen
 	slow   bool
 	choosy bool      // each stream of it is for a range of keys
 	keys   [2][]byte // that range
@@ -56,9 +57,9 @@ func (x *watcher) poll() {
 	w.after(wait, x.again)
 	// One that was removed and can't hear of it has no leader: its callers go elsewhere in time.
 	if orphan := w.calm && x.at != nil && w.truth.roster.lookup(x.at.id) == nil; x.stream != nil && (x.at.life != x.life || w.chance(0.005) || orphan) {
-		x.stream.Close()
-		x.stream = nil
+		x.cancel()
 	}
+	x.silence()
 	if x.stream == nil {
 		m := w.anyone()
 		if !m.up() || w.now < m.pause {
@@ -91,25 +92,64 @@ func (x *watcher) poll() {
 	}
 }
 
+// cancel ends the watcher, and what waits for it: the next one gets that again.
+func (x *watcher) cancel() {
+	x.quit()
+	x.past.Cancel(0)
+	for canceled := false; ; {
+		r, ok, err := x.past.Poll(context.Background())
+		if !ok || err != nil { // a member that went down has closed the stream
+			return
+		}
+		if canceled && !r.Canceled {
+			x.w.fail("%s: %+v came after it was cancelled", x.name, r)
+		}
+		canceled = canceled || r.Canceled
+	}
+}
+
+// quit leaves a stream whose watcher is cancelled. It stays for a while: one that was
+// told that its watch has ended must not hear more of it.
+func (x *watcher) quit() {
+	if x.past != nil {
+		x.past.Close()
+	}
+	x.past, x.stream = x.stream, nil
+}
+
+// silence fails if anything comes after a cancellation was confirmed.
+func (x *watcher) silence() {
+	if x.past == nil {
+		return
+	}
+	if r, ok, _ := x.past.Poll(context.Background()); ok {
+		x.w.fail("%s: %+v came after it was cancelled", x.name, r)
+	}
+}
+
 func (x *watcher) take(r watch.Response) {
 	w := x.w
 	w.note('w', x.at.slot, binary.LittleEndian.AppendUint64(nil, uint64(r.Rev)))
 	switch {
 	case r.Canceled && r.CompactRev > 0:
-		if r.CompactRev <= x.next {
-			w.fail("%s on %s: cancelled as compacted at %d though it asked from %d", x.name, x.at.name, r.CompactRev, x.next)
+		if r.CompactRev <= x.next || r.CompactRev > w.truth.compact {
+			w.fail("%s on %s: cancelled as compacted at %d though it asked from %d and the cluster is compacted at %d",
+				x.name, x.at.name, r.CompactRev, x.next, w.truth.compact)
 		}
 		x.next = r.CompactRev
-		x.stream.Close()
-		x.stream = nil
+		x.quit()
 		x.life = -1
 	case r.Canceled:
 		w.fail("%s on %s: cancelled: %v", x.name, x.at.name, r.Err)
 	case len(r.Events) == 0 && !r.Created:
-		// Progress: everything up to Rev has been delivered.
+		// Progress: everything up to Rev has been delivered, so the next stream may begin there.
+		newest := int64(max(2, len(w.truth.events))) - 1
 		if rev := x.owed(r.Rev + 1); rev != 0 {
 			w.fail("%s on %s: progress says %d, but revision %d was not delivered", x.name, x.at.name, r.Rev, rev)
+		} else if r.Rev < x.next-1 || r.Rev > newest {
+			w.fail("%s on %s: progress says %d, but it had everything before %d, and the newest is %d", x.name, x.at.name, r.Rev, x.next, newest)
 		}
+		x.next = r.Rev + 1
 	case len(r.Events) > 0:
 		x.events(r.Events)
 	}

@@ -140,6 +140,7 @@ type World struct {
 	stats     Stats
 	trace     uint64
 	acked     int64 // highest revision that a client was told of
+	shown     int64 // highest one that a linearizable read showed
 	failure   error
 	calm      bool // faults are over
 
@@ -245,9 +246,13 @@ func (w *World) play() {
 	}
 	w.operator.tidy()
 	// Long enough for elections, checkpoints and the last leases to run out.
-	deadline := w.now + calmTime
+	deadline, led := w.now+calmTime, w.now
 	for w.failure == nil && w.now < deadline && !w.settled() {
 		w.until(w.now + time.Second)
+		if w.leader() == nil {
+			led = w.now
+		}
+		w.leases.check(w, led)
 	}
 	w.operator.judge()
 	if w.failure == nil && !w.settled() {

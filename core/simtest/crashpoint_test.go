@@ -90,8 +90,12 @@ func crashEverywhere(t *testing.T, opts Options, slot, stride int, check func(*W
 	runs, total := 0, plain.members[slot].disk.changes
 	play := func(c powerCut) {
 		runs++
-		if _, err := crashAt(t, opts, slot, c); err != nil {
+		w, err := crashAt(t, opts, slot, c)
+		if err != nil {
 			t.Fatalf("a crash (%v) at I/O %d of %d, once more after %d (0: not): %v", c.mode, c.at, total, c.again, err)
+		}
+		if w.members[slot].disk.cutAt == c.at {
+			t.Fatalf("no crash came at I/O %d of %d", c.at, total)
 		}
 	}
 	for k := 1; k <= total; k++ {

@@ -294,7 +294,7 @@ func (w *World) heal() {
 	w.net.repair()
 	for _, m := range w.hosts() {
 		m.slow, m.lag, m.disk.fail = 0, 0, nil
-		if !m.disk.relapse {
+		if w.mode == nil && !m.disk.relapse { // a plan's comes, be it now
 			m.disk.cutAt = 0
 		}
 		m.release()

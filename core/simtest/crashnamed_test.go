@@ -12,8 +12,11 @@ import (
 )
 
 // lostExpiry is a script in which the leader is cut off when it has proposed an
-// expiry that cannot commit, and renewals of that lease wait for its outcome.
+// expiry, and renewals of that lease wait: to be confirmed by a quorum that is not
+// heard any more, or, if the followers' disks stall before that, for the outcome of
+// the expiry, which the next leader inherits.
 type lostExpiry struct {
+	stall    bool
 	granted  bool
 	answered int // of renewals
 }
@@ -25,9 +28,18 @@ const (
 )
 
 func (s *lostExpiry) play(w *World) {
-	*s = lostExpiry{}
+	*s = lostExpiry{stall: s.stall}
 	l := w.members[0]
 	campaign(w)
+	cut, first := 2450*time.Millisecond, 2500*time.Millisecond
+	if s.stall {
+		cut, first = 3200*time.Millisecond, 2700*time.Millisecond // or they renew the lease
+		slow := func(d time.Duration) func() {
+			return func() { w.members[1].slow, w.members[2].slow = d, d }
+		}
+		w.after(2450*time.Millisecond, slow(1500*time.Millisecond))
+		w.after(cut, slow(0))
+	}
 	ask := func(do func(ticket uint64), then func(outcome)) {
 		if !l.up() {
 			return
@@ -46,9 +58,9 @@ func (s *lostExpiry) play(w *World) {
 			l.propose(ticket, machine.LeaseGrant, &pb.LeaseGrantRequest{ID: lostLease, TTL: lostTTL})
 		}, func(o outcome) { s.granted = o.err == nil })
 	})
-	w.after(2450*time.Millisecond, func() { w.cutOff(0) })
+	w.after(cut, func() { w.cutOff(0) })
 	for i := range renewals {
-		w.after(2500*time.Millisecond+time.Duration(i)*100*time.Millisecond, func() {
+		w.after(first+time.Duration(i)*100*time.Millisecond, func() {
 			ask(func(ticket uint64) { l.step(func(st *node.Stepper) { st.Renew(ticket, lostLease) }) }, func(outcome) { s.answered++ })
 		})
 	}
@@ -56,12 +68,14 @@ func (s *lostExpiry) play(w *World) {
 }
 
 func TestALeaderThatLosesLeadershipWithExpiriesProposedKeepsNobodyWaiting(t *testing.T) {
-	var s lostExpiry
-	w := prepare(t, Options{Seed: 9, Members: 3, Clients: 2, Duration: 9 * time.Second, shape: small(), script: s.play})
-	if err := w.run(); err != nil {
-		t.Fatal(err)
+	for _, stall := range []bool{false, true} {
+		s := lostExpiry{stall: stall}
+		w := prepare(t, Options{Seed: 9, Members: 3, Clients: 2, Duration: 9 * time.Second, shape: small(), script: s.play})
+		if err := w.run(); err != nil {
+			t.Fatal(err)
+		}
+		s.check(t, w)
 	}
-	s.check(t, w)
 }
 
 func (s *lostExpiry) check(t *testing.T, w *World) {
@@ -138,9 +152,10 @@ func TestEveryCrashPointOfNamedScripts(t *testing.T) {
 	if *seedFlag != 0 || *soakFlag != 0 {
 		return
 	}
-	for _, slot := range []int{0, 1} {
-		t.Run(fmt.Sprintf("expiries proposed by a leader that loses leadership, m%d", slot), func(t *testing.T) {
-			var s lostExpiry
+	for i := range 4 {
+		slot, stall := i%2, i >= 2
+		t.Run(fmt.Sprintf("expiries proposed by a leader that loses leadership, m%d, disks stall: %v", slot, stall), func(t *testing.T) {
+			s := lostExpiry{stall: stall}
 			crashEverywhere(t, Options{Seed: 9, Members: 3, Clients: 2, Duration: 9 * time.Second, shape: small(), script: s.play}, slot, 15, func(w *World) { s.check(t, w) })
 		})
 	}

@@ -158,6 +158,9 @@ func (l *Lessor) Granted(id, ttl int64, now time.Duration) {
 		return
 	}
 	c := clock{ttl: ttl, deadline: now + seconds(ttl)}
+	if simbug.On(simbug.ExpireLate) {
+		c.deadline += 20 * time.Second
+	}
 	l.leases[id] = c
 	heap.Push(&l.due, due{at: c.deadline, id: id})
 	if at, ok := l.nextCheckpoint(c, now); ok {

@@ -201,7 +201,7 @@ func (v *View) metaPairs() (pairs, error) {
 	switch {
 	case simbug.On(simbug.IndexAhead):
 		index++
-	case simbug.On(simbug.IndexBehind):
+	case simbug.On(simbug.IndexBehind) && index > 1: // a log that reaches back to nothing would be refused
 		index--
 	}
 	meta := pairs{

@@ -84,7 +84,7 @@ func (s *Store) mark(n int) (read int) {
 				s.h.kill(p)
 			}
 		}
-		if e.tombstone() && (main < c.target || simbug.On(simbug.DropTombstone) || simbug.On(simbug.RevisionFalls)) {
+		if e.tombstone() && (main < c.target || simbug.On(simbug.DropTombstone)) {
 			s.h.kill(p)
 			s.forget(e.key(), seq)
 		}

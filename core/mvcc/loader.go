@@ -70,7 +70,13 @@ func (l *Loader) Finish(rev, compactRev int64) (*Store, error) {
 	l.s = nil
 	s.rev = max(rev, compactRev, l.main, 1)
 	if simbug.On(simbug.RevisionFalls) {
-		s.rev = max(l.main, 1)
+		s.rev = 1
+		s.h.each(place{}, func(_ place, _ uint64, e entry) bool {
+			if !e.tombstone() {
+				s.rev = e.main()
+			}
+			return true
+		})
 	}
 	s.compactRev = max(compactRev, -1)
 	s.physical.done, s.physical.target = s.compactRev, s.compactRev

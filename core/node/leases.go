@@ -265,7 +265,7 @@ func (l *leases) forgetOld(s *Stepper) {
 // expire proposes the expiry of leases whose time is up, fenced by the term.
 func (s *Stepper) expire() {
 	l := &s.leases
-	if !l.active || l.expiries > 0 {
+	if !l.active || l.expiries > 0 && !simbug.On(simbug.OldLeaderExpires) {
 		return // one proposal at a time keeps the order plain
 	}
 	ids := l.lessor.Expired(s.now, maxExpiriesPerTick)

@@ -407,7 +407,11 @@ func (s *Stepper) maybePromote() {
 	if s.role != raft.StateLeader {
 		return
 	}
-	if v := s.cfg.View(); !s.leases.active && v.Term >= s.term {
+	active := s.leases.active
+	if simbug.On(simbug.OldLeaderExpires) {
+		active = s.leases.lessor.Term() == s.term // that of another term has not been demoted
+	}
+	if v := s.cfg.View(); !active && v.Term >= s.term {
 		s.leases.promote(s.now, s.term, v.Leases, s.cfg.ElectionTimeout)
 		s.reads.pump(s)
 		s.reads.stepEarly(s)

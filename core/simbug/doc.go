@@ -77,12 +77,15 @@ const (
 	FutureGetsOld Bug = "future-gets-old" // a watcher from a future revision gets what comes before (20221)
 	ProgressAhead Bug = "progress-ahead"  // progress is reported while events are owed (15220)
 	PrevIsNew     Bug = "prev-is-new"     // prev_kv of an event from history is the pair itself
+	AfterCancel   Bug = "after-cancel"    // a watcher that was cancelled goes on getting events
+	CancelEarly   Bug = "cancel-early"    // a watcher is cancelled for a compaction that there was not
 
 	// Leases.
 	RenewExpiring    Bug = "renew-expiring"     // a renewal succeeds although the expiry is in the log (20590)
 	RenewUnconfirmed Bug = "renew-unconfirmed"  // a leader that was replaced goes on renewing
 	OldLeaderExpires Bug = "old-leader-expires" // a leader that was replaced goes on expiring, through its successor (15247)
 	NoExtension      Bug = "no-extension"       // a new leader gives leases half their time
+	ExpireLate       Bug = "expire-late"        // a lease lives on for twenty seconds after its time
 )
 
 // All lists them.
@@ -95,7 +98,7 @@ func All() []Bug {
 		ChangeAtProposal, ChangeAckEarly, ChangeToldRefused, ChangeTwice, SecondChange, ChangeBeforeTerm,
 		ForgetCommit, RefusedCounts, ConfStale, ChangeFromPast, JoinUnvouched, VouchEarly, SoloEarly,
 		IndexAhead, IndexBehind, DropTombstone, RevisionFalls, TxnRangeLocal, LeaseKeyOutlives, LeaseKeysStay,
-		CatchUpGap, JoinGap, OverflowGap, ReplayOld, FutureGetsOld, ProgressAhead, PrevIsNew,
-		RenewExpiring, RenewUnconfirmed, OldLeaderExpires, NoExtension,
+		CatchUpGap, JoinGap, OverflowGap, ReplayOld, FutureGetsOld, ProgressAhead, PrevIsNew, AfterCancel, CancelEarly,
+		RenewExpiring, RenewUnconfirmed, OldLeaderExpires, NoExtension, ExpireLate,
 	}
 }

@@ -308,12 +308,12 @@ func (c *client) leaseOp(m *member, value string) {
 	case w.chance(0.7):
 		lid := c.lease
 		c.call(m, "put with lease", "", func(id uint64) {
-			m.propose(id, machine.Put, &pb.PutRequest{Key: fmt.Appendf(nil, "lease/%d", lid), Value: []byte(value), Lease: lid})
+			m.propose(id, machine.Put, &pb.PutRequest{Key: c.leaseKey(lid), Value: []byte(value), Lease: lid})
 		}, func(outcome, bool) {})
 	case w.chance(0.3):
 		lid := c.lease
 		c.call(m, "take a key from its lease", "", func(id uint64) {
-			m.propose(id, machine.Put, &pb.PutRequest{Key: fmt.Appendf(nil, "lease/%d", lid), Value: []byte(value)})
+			m.propose(id, machine.Put, &pb.PutRequest{Key: c.leaseKey(lid), Value: []byte(value)})
 		}, func(outcome, bool) {})
 	case w.chance(0.3):
 		lid := c.lease
@@ -327,6 +327,9 @@ func (c *client) leaseOp(m *member, value string) {
 		w.after(time.Millisecond, c.next)
 	}
 }
+
+// leaseKey is one of several that a lease may take with it.
+func (c *client) leaseKey(lid int64) []byte { return fmt.Appendf(nil, "lease/%d/%d", lid, c.ops%3) }
 
 func (c *client) compact(m *member) {
 	rev := m.n.View().KV.Rev() - c.w.rng.Int64N(40)

@@ -67,10 +67,13 @@ var mutants = map[simbug.Bug]mutant{
 	simbug.FutureGetsOld:     {seeds: 10},
 	simbug.ProgressAhead:     {seeds: 5},
 	simbug.PrevIsNew:         {seeds: 5},
+	simbug.AfterCancel:       {seeds: 5},
+	simbug.CancelEarly:       {seeds: 5},
 	simbug.RenewExpiring:     {seeds: 60, narrow: slowLeases},
 	simbug.RenewUnconfirmed:  {seeds: 100, narrow: pausedLeaders},
 	simbug.OldLeaderExpires:  {seeds: 20},
 	simbug.NoExtension:       {seeds: 10},
+	simbug.ExpireLate:        {seeds: 20},
 }
 
 func members(n int) func(*Options) { return func(o *Options) { o.Members = n } }
@@ -131,6 +134,12 @@ func TestMutants(t *testing.T) {
 				var err error
 				t.Run(fmt.Sprint("seed=", opts.Seed), func(t *testing.T) { _, err = Run(t, opts) })
 				if err != nil {
+					simbug.Switch("")
+					t.Run("without", func(t *testing.T) {
+						if _, err := Run(t, opts); err != nil {
+							t.Errorf("it fails without the bug as well: %v", err)
+						}
+					})
 					fmt.Printf("| `%s` | %d | %d | %.150q |\n", bug, opts.Seed, m.seeds, err)
 					return
 				}

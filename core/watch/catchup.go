@@ -50,7 +50,11 @@ func (s *Stream) catchUp(room int) error {
 	if view.Rev() < target {
 		panic(fmt.Sprintf("watch: the view is at revision %d, the hub at %d: publish before Notify or Reset", view.Rev(), target))
 	}
-	s.cancelCompacted(view.CompactRev())
+	compacted := view.CompactRev()
+	if simbug.On(simbug.CancelEarly) {
+		compacted += 3
+	}
+	s.cancelCompacted(compacted)
 	from := int64(math.MaxInt64)
 	for _, w := range s.lagging {
 		from = min(from, w.next)

@@ -188,6 +188,9 @@ func (s *Stream) removeLocked(w *watcher) {
 	delete(s.mu.watchers, w.id)
 	h.mu.watchers--
 	w.gone = true
+	if w.synced && simbug.On(simbug.AfterCancel) {
+		return
+	}
 	if w.synced {
 		w.synced = false
 		h.mu.synced.remove(w)

@@ -24,6 +24,8 @@ const (
 	SkipDirSync      Bug = "skip-dir-sync"      // a new log segment's name is not made durable (6368)
 	LogNotReset      Bug = "log-not-reset"      // after a crash between installing a checkpoint and resetting the log, the old log stands
 	ReleaseTooMuch   Bug = "release-too-much"   // log is released that the older checkpoint needs
+	RotInCheckpoint  Bug = "rot-in-checkpoint"  // a checkpoint's digest is not verified
+	RotInLog         Bug = "rot-in-log"         // a log batch's checksum is not verified
 
 	// Acknowledgement.
 	AckBeforeCommit Bug = "ack-before-commit" // a leader answers when it has proposed
@@ -92,6 +94,7 @@ const (
 func All() []Bug {
 	return []Bug{
 		SkipSync, AckBeforeDurable, ForgetVote, SkipDirSync, LogNotReset, ReleaseTooMuch,
+		RotInCheckpoint, RotInLog,
 		AckBeforeCommit, TellRefused, ForwardTwice,
 		NoReadBarrier, ReadBeforeTerm, OldReadIndex, ReusedReadID, RestoreEarly,
 		LearnerVotes, LearnerReads, PromoteUnready, PromotionLost, KeepsVote, RemovedStays, RemovedForgotten, IDReuse,

@@ -18,18 +18,22 @@
 // # What is checked
 //
 //   - Every committed entry is carried out by core/spec as well: revisions,
-//     answers to clients and, now and then, the whole state must agree.
+//     answers to clients, refusals by name, and, now and then, the whole state, leases
+//     included, must agree.
 //   - Every member applies the same entries and events and has the same running
 //     hash at each index; every value is written once.
 //   - Linearizability of every key's history (porcupine; Horn and Kroening's
 //     per-key partition), operations with unknown outcome included. Reads of one
 //     and of many keys show a committed state, not older than anything that was
-//     acknowledged before they began.
+//     acknowledged, or shown by such a read, before they began.
 //   - Watchers, of all keys and of ranges: every revision's events once, in order,
-//     whole, none missing, with the right previous pair, across crashes, checkpoint
-//     installs and moves to other members.
+//     whole, none missing, with the right previous value, across crashes, checkpoint
+//     installs and moves to other members; where a progress report says that nothing is
+//     missing, the next stream begins. Cancelled only for a compaction that there was,
+//     and nothing comes after that, or after a cancellation of their own.
 //   - Leases: never gone before the last answered renewal plus TTL on the fastest
-//     clock there may be; gone soon after when nobody renews.
+//     clock there may be; gone soon after the faults when nobody renews, with all keys
+//     in one revision.
 //   - Members: each change is carried out or refused alike on all members and by
 //     etcd's rules, and its caller is told so; lists and raft's voters are those of
 //     the history at every index, checkpoints included; raft makes nothing of no

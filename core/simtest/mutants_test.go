@@ -24,13 +24,15 @@ var mutants = map[simbug.Bug]mutant{
 	simbug.SkipDirSync:       {seeds: 5},
 	simbug.LogNotReset:       {seeds: 60, narrow: cutWhileInstalling},
 	simbug.ReleaseTooMuch:    {seeds: 60},
+	simbug.RotInCheckpoint:   {seeds: 20, narrow: damaging},
+	simbug.RotInLog:          {seeds: 20, narrow: damaging},
 	simbug.AckBeforeCommit:   {seeds: 5},
 	simbug.TellRefused:       {seeds: 150},
 	simbug.ForwardTwice:      {seeds: 10},
 	simbug.NoReadBarrier:     {seeds: 5},
 	simbug.ReadBeforeTerm:    {seeds: 40, narrow: members(1)},
 	simbug.OldReadIndex:      {seeds: 100, narrow: only("bad network", "leader transfer", "pause", "slow disk")},
-	simbug.ReusedReadID:      {seeds: 100, narrow: only("bad network", "leader transfer", "pause", "slow disk")},
+	simbug.ReusedReadID:      {seeds: 200, narrow: only("bad network", "leader transfer", "pause", "slow disk")},
 	simbug.RestoreEarly:      {seeds: 100, narrow: sendingCheckpoints},
 	simbug.LearnerVotes:      {seeds: 10},
 	simbug.LearnerReads:      {seeds: 20},
@@ -86,6 +88,11 @@ func only(kinds ...string) func(*Options) {
 
 func sendingCheckpoints(o *Options) {
 	only("crash", "partition", "pause", "slow disk", "checkpoint at a bad moment")(o)
+	o.shape = small()
+}
+
+func damaging(o *Options) {
+	only("bit rot at rest", "misdirected checkpoint write", "checkpoint at a bad moment")(o)
 	o.shape = small()
 }
 

@@ -360,8 +360,10 @@ func (t *truth) answered(w *World, m *member, res *machine.Result) {
 func sameRefusal(got, want error) bool {
 	for _, pair := range [...]struct{ ours, etcds error }{
 		{nil, nil},
-		{lease.ErrNotFound, rpctypes.ErrLeaseNotFound}, {lease.ErrExists, rpctypes.ErrLeaseExist},
-		{mvcc.ErrCompacted, rpctypes.ErrCompacted}, {mvcc.ErrFutureRev, rpctypes.ErrFutureRev},
+		{lease.ErrNotFound, rpctypes.ErrLeaseNotFound},
+		{lease.ErrExists, rpctypes.ErrLeaseExist},
+		{mvcc.ErrCompacted, rpctypes.ErrCompacted},
+		{mvcc.ErrFutureRev, rpctypes.ErrFutureRev},
 	} {
 		if errors.Is(want, pair.etcds) {
 			return errors.Is(got, pair.ours)

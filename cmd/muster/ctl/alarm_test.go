@@ -50,7 +50,7 @@ func TestAlarmsAreListedAndDisarmedAsByEtcdctl(t *testing.T) {
 		{"alarm list -w json --hex", true, 0, header + "," + alarms, ""},
 		{"alarm list -w fields", true, 0, "\"ClusterID\" : CLUSTER\n\"MemberID\" : MEMBER\n" + fmt.Sprintf(fields, "MEMBER"), ""},
 		{"alarm list -w fields --hex", true, 0, "\"ClusterID\" : CHEX\n\"MemberID\" : MHEX\n" + fmt.Sprintf(fields, "MHEX"), ""},
-		{"alarm list -w table", true, 4, "", "Error: table not supported as output format\n"},
+		{"alarm list -w table", true, 4, "", "Error: table not supported as output format\n  etcdctl alarm list: nothing was sent; -w knows here: simple, fields, json, protobuf\n"},
 		{"alarm disarm -w table", true, 4, "", "Error: table not supported as output format\n"},
 		{"alarm list all", true, 128, "", "Error: alarm list command accepts no arguments\n"},
 		{"alarm disarm all", true, 128, "", "Error: alarm disarm command accepts no arguments\n"},

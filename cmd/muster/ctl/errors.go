@@ -151,7 +151,7 @@ func advice(err error, g *globals) string {
 	}
 	for _, a := range []struct{ said, text string }{
 		{"unhealthy cluster", "the leader has not been connected to enough members for five seconds; wait, or bring back those that 'endpoint health --cluster' names"},
-		{"not enough started members", "too few members would be up; start those that 'member list' shows as unstarted, or remove them"},
+		{"not enough started members", "too few members would be up; start those that 'member list' shows as unstarted, or remove them; the last voting member stays"},
 		{"not supported for learner", "a learner serves 'get --consistency s', 'endpoint status' and 'snapshot save'; give a voting member's endpoint for all else"},
 		{"in sync with leader", "the learner is still being brought up; start it if it isn't running, and try again a little later"},
 		{"too many learner", "promote or remove the learner there is"},

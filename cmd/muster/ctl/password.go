@@ -45,9 +45,9 @@ func hideInput(fd int) (show func(), err error) {
 	return func() { _ = unix.IoctlSetTermios(fd, setTermios, old) }, nil
 }
 
-// isTerminal tells whether r is a terminal.
-func isTerminal(r io.Reader) bool {
-	f, ok := r.(*os.File)
+// isTerminal tells whether a reader or writer is a terminal.
+func isTerminal(stream any) bool {
+	f, ok := stream.(*os.File)
 	if !ok {
 		return false
 	}

@@ -49,9 +49,20 @@ func newPrinter(format string, w io.Writer, hex bool) (Printer, error) {
 	}
 }
 
-func unsupported(format string) error {
+// unsupported names the formats that there are for a result.
+func unsupported(format string, r result) error {
+	known := "simple, fields"
+	if _, ok := r.(jsonForm); ok {
+		known += ", json"
+	}
+	if _, ok := r.(tableForm); ok {
+		known += ", table"
+	}
+	if _, ok := r.(protoForm); ok {
+		known += ", protobuf"
+	}
 	return &failure{
-		code: exitFeature, text: format + " not supported as output format", hint: "nothing was sent; use -w simple, fields or json",
+		code: exitFeature, text: format + " not supported as output format", hint: "nothing was sent; -w knows here: " + known,
 	}
 }
 
@@ -93,7 +104,7 @@ type jsonPrinter struct {
 
 func (p *jsonPrinter) Accepts(r result) error {
 	if _, ok := r.(jsonForm); !ok {
-		return unsupported("json")
+		return unsupported("json", r)
 	}
 	return nil
 }
@@ -101,7 +112,7 @@ func (p *jsonPrinter) Accepts(r result) error {
 func (p *jsonPrinter) Print(r result) error {
 	f, ok := r.(jsonForm)
 	if !ok {
-		return unsupported("json")
+		return unsupported("json", r)
 	}
 	b, err := json.Marshal(f.json(p.hex))
 	if err != nil {
@@ -115,7 +126,7 @@ type protoPrinter struct{ w io.Writer }
 
 func (p *protoPrinter) Accepts(r result) error {
 	if _, ok := r.(protoForm); !ok {
-		return unsupported("protobuf")
+		return unsupported("protobuf", r)
 	}
 	return nil
 }
@@ -123,7 +134,7 @@ func (p *protoPrinter) Accepts(r result) error {
 func (p *protoPrinter) Print(r result) error {
 	f, ok := r.(protoForm)
 	if !ok {
-		return unsupported("protobuf")
+		return unsupported("protobuf", r)
 	}
 	b, err := proto.Marshal(f.message())
 	if err != nil {

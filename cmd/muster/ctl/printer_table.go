@@ -11,7 +11,7 @@ type tablePrinter struct{ w io.Writer }
 
 func (p *tablePrinter) Accepts(r result) error {
 	if _, ok := r.(tableForm); !ok {
-		return unsupported("table")
+		return unsupported("table", r)
 	}
 	return nil
 }
@@ -19,7 +19,7 @@ func (p *tablePrinter) Accepts(r result) error {
 func (p *tablePrinter) Print(r result) error {
 	f, ok := r.(tableForm)
 	if !ok {
-		return unsupported("table")
+		return unsupported("table", r)
 	}
 	header, rows := f.table()
 	width := make([]int, len(header))

@@ -60,7 +60,9 @@ once it is whole, verified and on disk. --command-timeout limits the whole trans
 				ctx, cancel = context.WithTimeout(ctx, g.commandTimeout)
 				defer cancel()
 			}
-			version, err := fetchSnapshot(ctx, pb.NewMaintenanceClient(conn), args[0])
+			progress := newTransfer(v.err, args[0])
+			version, err := fetchSnapshot(ctx, pb.NewMaintenanceClient(conn), args[0], progress)
+			progress.done()
 			if cause := context.Cause(ctx); err != nil && errors.As(cause, new(signaled)) {
 				return cause
 			}
@@ -76,14 +78,14 @@ once it is whole, verified and on disk. --command-timeout limits the whole trans
 	}
 }
 
-func fetchSnapshot(ctx context.Context, c pb.MaintenanceClient, name string) (version string, err error) {
+func fetchSnapshot(ctx context.Context, c pb.MaintenanceClient, name string, progress *transfer) (version string, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := c.Snapshot(ctx, &pb.SnapshotRequest{})
 	if err != nil {
 		return "", err
 	}
-	return saveSnapshot(vfs.OS(), name, stream.Recv)
+	return saveSnapshot(vfs.OS(), name, progress.of(stream.Recv))
 }
 
 // saveSnapshot writes to a file beside the named one, which is put in place only when all is well.

@@ -30,6 +30,7 @@ func scripts() []Program {
 		expiry(),
 		ordering(),
 		sizes(),
+		{Name: "a lease that is there", Steps: []Step{grant(7, 60), grant(7, 90), timeToLive(7, false)}}, // a tree seldom meets one
 		{Name: "who belongs to the cluster", Steps: memberSteps()},
 		{Name: "a cluster that loses its quorum", Ruins: true, Steps: []Step{
 			call(clusterService+"MemberAdd", &pb.MemberAddRequest{PeerURLs: []string{"http://127.0.0.1:1"}}),

@@ -1,6 +1,9 @@
 package spec
 
 import (
+	"bytes"
+	"slices"
+
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 )
@@ -53,11 +56,12 @@ func (s *State) Lease(id int64) (ttl int64, ok bool) {
 // LeaseKeys returns the keys attached to a lease, in order.
 func (s *State) LeaseKeys(id int64) [][]byte {
 	var keys [][]byte
-	for _, kv := range s.Keys() {
+	for _, kv := range s.keys {
 		if id != 0 && kv.Lease == id {
 			keys = append(keys, kv.Key)
 		}
 	}
+	slices.SortFunc(keys, bytes.Compare)
 	return keys
 }
 

@@ -2,6 +2,7 @@ package wal
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -202,13 +203,14 @@ func (r *recovery) replay(i int) error {
 // judgeTail decides what the end of the last segment's valid batches is: the
 // end of the log, a torn tail or damage.
 func (r *recovery) judgeTail(seg *segment, end, mark int64, seed uint32) error {
-	for off := end; off < int64(len(r.buf)); off += batchAlign {
+	tail := len(trimZeros(r.buf[end:])) // all there is, of a segment that was made in its full size
+	for off := end; off < end+int64(tail); off += batchAlign {
 		if h, err := parseBatchHeader(r.buf, off, seed); err == nil && h.watermark > end {
 			return r.corrupt(seg.name, end, "no valid batch, though everything before offset %d had been synced", h.watermark)
 		}
 	}
-	if n := len(bytes.TrimRight(r.buf[end:], "\x00")); n > 0 {
-		r.repaired = fmt.Sprintf("cut a torn tail of %d bytes, never acknowledged, at offset %d of %s", n, end, seg.name)
+	if tail > 0 {
+		r.repaired = fmt.Sprintf("cut a torn tail of %d bytes, never acknowledged, at offset %d of %s", tail, end, seg.name)
 		r.cfg.Logger.Warn("repaired the log: "+r.repaired, "dir", r.cfg.Dir, "last_index", r.state.last.Index)
 	}
 	r.end, r.proven = end, len(r.last)
@@ -219,6 +221,14 @@ func (r *recovery) judgeTail(seg *segment, end, mark int64, seed uint32) error {
 		}
 	}
 	return nil
+}
+
+// trimZeros leaves out the zeros at the end, eight at a time as far as it goes.
+func trimZeros(b []byte) []byte {
+	for len(b) >= 8 && binary.NativeEndian.Uint64(b[len(b)-8:]) == 0 {
+		b = b[:len(b)-8]
+	}
+	return bytes.TrimRight(b, "\x00")
 }
 
 // load reads a whole segment into buf.

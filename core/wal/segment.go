@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/musterhq/muster/core/simbug"
@@ -43,8 +44,9 @@ func parseName(name string) (seq uint64, ok bool) {
 	if !ok || len(stem) != 33 {
 		return 0, false
 	}
-	var index uint64
-	if n, err := fmt.Sscanf(stem, "%016x-%016x", &seq, &index); n != 2 || err != nil {
+	seq, err := strconv.ParseUint(stem[:16], 16, 64)
+	index, err2 := strconv.ParseUint(stem[17:], 16, 64)
+	if err != nil || err2 != nil {
 		return 0, false
 	}
 	return seq, name == header{seq: seq, pos: Position{Index: index}}.name()

@@ -121,6 +121,18 @@ func TestUnsyncedDirectoryTakesItsFilesWithIt(t *testing.T) {
 	}
 }
 
+// Whoever made a directory may have been killed before its name was durable.
+func TestADirectoryThatIsFoundIsMadeDurable(t *testing.T) {
+	m := vfs.NewMem()
+	must(t, m.MkdirAll("/d", vfs.DirPerm))
+	m.Kill()
+	must(t, vfs.EnsureDir(m, "/d"), create(t, m, "/d/f", "x").Sync(), m.SyncDir("/d"))
+	after := m.Crash(rand.New(rand.NewPCG(0, 0)), vfs.CrashDrop)
+	if got := read(t, after, "/d/f"); got != "x" {
+		t.Errorf("got %q, want what was synced", got)
+	}
+}
+
 func TestEqualSeedsGiveEqualCrashes(t *testing.T) {
 	m := vfs.NewMem()
 	for i := range 20 {

@@ -81,8 +81,8 @@ func (r *reads) ask(s *Stepper) {
 	s.r.ReadIndex(r.name(s))
 }
 
-// name is what raft knows the batch in flight by. It holds the member too: the
-// leader keeps everybody's questions in one map and would drop one of two alike.
+// name is what raft knows the batch in flight by. It holds the member too: raft
+// before 3.7 kept everybody's questions in one map and dropped one of two alike.
 func (r *reads) name(s *Stepper) []byte {
 	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, s.cfg.ID), r.ctx)
 }

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// Members that were started equally often draw equal ids. The leader keeps all questions
-// in one map, and raft drops one of two alike.
+// Members that were started equally often draw equal ids. raft before 3.7 dropped one
+// of two questions alike.
 func TestQuestionsOfTwoFollowersUnderTheSameIDAreBothAnswered(t *testing.T) {
 	c := newTrio(t)
 	for _, follower := range []uint64{2, 3} {

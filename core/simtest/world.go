@@ -62,7 +62,7 @@ type shape struct {
 
 func (w *World) drawShape() shape {
 	return shape{
-		think:        []time.Duration{200, 400, 400, 800, 800, 800}[w.rng.IntN(6)] * time.Millisecond, // as much work for each load
+		think:        []time.Duration{200, 400, 400, 800, 800, 800, 800, 800, 800, 800, 800, 800}[w.rng.IntN(12)] * time.Millisecond, // see DESIGN.md, "Hours"
 		segmentBytes: []int64{4 << 10, 16 << 10, 64 << 10}[w.rng.IntN(3)],
 		keepBytes:    []int{1, 1 << 10, 8 << 10}[w.rng.IntN(3)],
 		checkpoints:  []float64{0.001, 0.003, 0.03}[w.rng.IntN(3)],

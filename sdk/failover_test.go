@@ -40,6 +40,7 @@ func TestUnreachableMemberIsPassedOverForWrites(t *testing.T) {
 		dead, alive := answering(1), answering(2)
 		c := openFake(t, Config{}, dead, alive)
 		dead.stop()
+		synctest.Wait() // the client notices: what is sent before has an unknown outcome
 		for range 3 {
 			r, err := c.Put(t.Context(), "k", nil)
 			if err != nil || r.Header.Revision != 2 {
@@ -184,6 +185,7 @@ func TestCallWithoutMembersFailsAtItsDeadlineAndTellsWhy(t *testing.T) {
 		dead := answering(1)
 		c := openFake(t, Config{Timeout: 2 * time.Second}, dead)
 		dead.stop()
+		synctest.Wait() // the client notices: what is sent before has an unknown outcome
 		start := time.Now()
 		_, err := c.Put(t.Context(), "k", nil)
 		if !errors.Is(err, ErrUnavailable) || errors.Is(err, ErrUnknownOutcome) || !errors.Is(err, context.DeadlineExceeded) {
@@ -206,6 +208,7 @@ func TestRestartedMemberIsFoundAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 		m.stop()
+		synctest.Wait() // the client notices: what is sent before has an unknown outcome
 		time.AfterFunc(time.Second, m.start)
 		if _, err := c.Put(t.Context(), "k", nil); err != nil {
 			t.Errorf("put while the member restarted: %v; want it to wait, as nothing was sent", err)
@@ -270,6 +273,7 @@ func TestPinnedConnectionDoesNotFailOver(t *testing.T) {
 		}
 		c := openFake(t, Config{}, dead, alive)
 		dead.stop()
+		synctest.Wait() // the client notices: what is sent before has an unknown outcome
 		if _, err := c.Status(t.Context(), "m0:1"); !errors.Is(err, ErrUnavailable) {
 			t.Errorf("status of a dead member: %v; want ErrUnavailable", err)
 		}

@@ -13,9 +13,9 @@
 // and so is an output format a command doesn't have, before anything is sent. Every call ends after --command-timeout.
 // The first line of an error is etcdctl's; a second one names the command and what to try. endpoint --cluster takes the members
 // from one of them, which works without a quorum, and endpoint health does not wait for one. move-leader passes over members that
-// don't answer. lock and elect revoke their
-// lease when they end, and lock's command has our input and doesn't outlive the lock. -w protobuf of lease commands is the whole message,
-// of which etcdctl writes only the header.
+// don't answer. lock and elect revoke their lease when they end, and lock's command has our input and doesn't outlive the lock.
+// -w protobuf of lease commands is the whole message, of which etcdctl writes only the header. Malformed member URLs are refused
+// in the server's words. snapshot save tells how far it is.
 //
 // # Concurrency
 //

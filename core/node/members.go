@@ -48,7 +48,8 @@ func (n *Node) UpdateMember(ctx context.Context, id uint64, peerURLs []string) (
 	return n.changeMembers(ctx, membership.Change{Op: membership.UpdatePeer, Member: membership.Member{ID: id, PeerURLs: urls}})
 }
 
-// PromoteMember gives a learner a vote, once it has caught up with the leader.
+// PromoteMember gives a learner a vote, once it has caught up with the leader and as
+// long as that hears it (etcd goes by its progress alone).
 func (n *Node) PromoteMember(ctx context.Context, id uint64) ([]membership.Member, error) {
 	return n.changeMembers(ctx, membership.Change{Op: membership.Promote, Member: membership.Member{ID: id}})
 }

@@ -95,7 +95,7 @@ func memberPromoteCommand(g *globals) *cobra.Command {
 	return &cobra.Command{
 		Use:     "promote <memberID>",
 		Short:   "Give a learner a vote",
-		Long:    `Give a learner a vote, once it has caught up with the leader.`,
+		Long:    `Give a learner a vote, once it has caught up with the leader and as long as that hears it.`,
 		Example: `  muster ctl member promote 8e9e05c52164694d`,
 		RunE: g.run(func(ctx context.Context, v *invocation, args []string) error {
 			return v.changeMember(ctx, args, "promoted in", func(ctx context.Context, c pb.ClusterClient, id uint64) (changedMembers, error) {

@@ -75,7 +75,9 @@ func TestClosingWaitsForACheckpointThatTheLoopBeganToSendAtThatMoment(t *testing
 	var said atomic.Bool
 	m := newClusterOn(t, 1, func(c *Config) { c.Logger = slog.New(slowToSay{slog.DiscardHandler, &said}) })[0]
 	n := m.Node
+	begun := make(chan struct{})
 	n.inbox.post(event{call: func(*Stepper) {
+		close(begun)
 		<-n.ctx.Done()                      // closing has begun,
 		<-time.After(50 * time.Millisecond) // and waits for this loop
 		snap, err := n.describe()
@@ -85,6 +87,7 @@ func TestClosingWaitsForACheckpointThatTheLoopBeganToSendAtThatMoment(t *testing
 		}
 		n.sendSnapshot(&raftpb.Message{To: new(uint64), Snapshot: snap})
 	}})
+	<-begun // a loop that finds closing begun carries out nothing more
 	m.stop(t)
 	if !said.Load() {
 		t.Error("closed while it was still being sent")

@@ -243,6 +243,9 @@ func (n *Node) handle(s *Stepper, e *event) {
 		if len(e.appended.Entries) > 0 {
 			n.inbox.signal() // the disk has room: take what was left waiting
 		}
+		if n.Moved() {
+			n.peers.SetPeers(n.Peers())
+		}
 	case e.applied != nil:
 		s.ApplyFinished(*e.applied)
 		if len(e.applied.ConfChanges) > 0 || e.applied.Task.Restore != nil {

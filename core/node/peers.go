@@ -20,9 +20,12 @@ import (
 // What a member knows of the cluster it belongs to, as its published view has
 // it: for the transport, for those about to join, for those who change it.
 
-// Peers are the members this one is to talk to and where, itself included.
+// Peers are the members this one is to talk to and where, itself included: where the
+// list has them, and where their moves will take them that stand in the log. Those may
+// be committed, known to be so only by a member that is gone, and the old URLs with it.
 func (m *Member) Peers() map[uint64][]string {
-	members := m.View().Members
+	v := m.View()
+	members := v.Members
 	if len(members) == 0 {
 		members = m.joined
 	}
@@ -30,8 +33,28 @@ func (m *Member) Peers() map[uint64][]string {
 	for _, p := range members {
 		peers[p.ID] = p.PeerURLs
 	}
+	if simbug.On(simbug.MoveUnseen) {
+		return peers
+	}
+	for _, to := range m.tail.movesAfter(v.Index) {
+		urls, ok := peers[to.id]
+		if !ok {
+			continue
+		}
+		urls = slices.Clone(urls) // the view's
+		for _, u := range to.urls {
+			if !slices.Contains(urls, u) {
+				urls = append(urls, u)
+			}
+		}
+		peers[to.id] = urls
+	}
 	return peers
 }
+
+// Moved reports, once, whether the log has been written such that Peers are others now.
+// What is applied changes them, too.
+func (m *Member) Moved() bool { return m.tail.moved.Load() && m.tail.moved.Swap(false) }
 
 // Standing says what this member knows of a sender. One that has state of its
 // own knows all members but those added since it was away.
@@ -74,10 +97,19 @@ func (m *Member) Info() ([]byte, error) {
 type logTail struct {
 	changed atomic.Uint64 // no change of the members stands in the log after this index
 
-	last uint64 // where a member told its name last; of the goroutine that writes
+	moved atomic.Bool // moves is other than when Member.Moved was asked last
+
+	last uint64 // where the last of what is noted below stands; of the goroutine that writes
 
 	mu    sync.Mutex
-	named map[uint64]uint64 // where each did
+	named map[uint64]uint64 // where each member told its name last
+	moves []move            // in the log's order
+}
+
+// move is a change of a member's peer URLs.
+type move struct {
+	index, id uint64
+	urls      []string
 }
 
 // note takes entries that are written to the end of the log, or over it.
@@ -89,6 +121,9 @@ func (t *logTail) note(entries []*raftpb.Entry) {
 	if first <= t.last {
 		t.mu.Lock()
 		maps.DeleteFunc(t.named, func(_, at uint64) bool { return at >= first })
+		moves := len(t.moves)
+		t.moves = slices.DeleteFunc(t.moves, func(m move) bool { return m.index >= first })
+		t.moved.Store(t.moved.Load() || len(t.moves) < moves)
 		t.mu.Unlock()
 		t.last = first - 1
 	}
@@ -96,6 +131,7 @@ func (t *logTail) note(entries []*raftpb.Entry) {
 	for _, e := range entries {
 		if e.GetType() != raftpb.EntryType_EntryNormal {
 			changed = e.GetIndex()
+			t.changes(e)
 			continue
 		}
 		for c, err := range machine.Commands(e.GetData()) {
@@ -114,6 +150,32 @@ func (t *logTail) tells(id, index uint64) {
 		t.named = map[uint64]uint64{}
 	}
 	t.named[id], t.last = index, index
+}
+
+// changes notes a change of the members that moves one. Any other entry of its kind
+// means nothing here: whether it is sound is found when it is applied.
+func (t *logTail) changes(e *raftpb.Entry) {
+	cc, err := decodeConfChange(e)
+	if err != nil {
+		return
+	}
+	c, err := machine.ParseChangeCommand(cc.GetContext())
+	if err != nil || c.Change.Op != membership.UpdatePeer {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.moves = append(t.moves, move{index: e.GetIndex(), id: c.Change.Member.ID, urls: c.Change.Member.PeerURLs})
+	t.last = e.GetIndex()
+	t.moved.Store(true)
+}
+
+// movesAfter gives the moves that are not applied, and forgets the others.
+func (t *logTail) movesAfter(applied uint64) []move {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.moves = slices.DeleteFunc(t.moves, func(m move) bool { return m.index <= applied })
+	return slices.Clone(t.moves)
 }
 
 func (t *logTail) namedAfter(index uint64) (ids []uint64) {

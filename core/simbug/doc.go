@@ -58,6 +58,7 @@ const (
 	RefusedCounts     Bug = "refused-counts"      // raft is told of a change that the members refused
 	ConfStale         Bug = "conf-stale"          // after a checkpoint, changes count from the voters before it
 	ChangeFromPast    Bug = "change-from-past"    // raft makes changes again that the checkpoint it took holds
+	MoveUnseen        Bug = "move-unseen"         // moves in the log count only when they are applied
 	VouchEarly        Bug = "vouch-early"         // a member does not tell a joiner of the names in its log that are not applied
 	JoinUnvouched     Bug = "join-unvouched"      // a joiner takes the id that the first member that answers shows it
 	SoloEarly         Bug = "solo-early"          // a member that is alone now reads before it has applied what the removed one acknowledged
@@ -99,7 +100,7 @@ func All() []Bug {
 		NoReadBarrier, ReadBeforeTerm, OldReadIndex, ReusedReadID, RestoreEarly,
 		LearnerVotes, LearnerReads, PromoteUnready, PromotionLost, KeepsVote, RemovedStays, RemovedForgotten, IDReuse,
 		ChangeAtProposal, ChangeAckEarly, ChangeToldRefused, ChangeTwice, SecondChange, ChangeBeforeTerm,
-		ForgetCommit, RefusedCounts, ConfStale, ChangeFromPast, JoinUnvouched, VouchEarly, SoloEarly,
+		ForgetCommit, RefusedCounts, ConfStale, ChangeFromPast, JoinUnvouched, VouchEarly, MoveUnseen, SoloEarly,
 		IndexAhead, IndexBehind, DropTombstone, RevisionFalls, TxnRangeLocal, LeaseKeyOutlives, LeaseKeysStay,
 		CatchUpGap, JoinGap, OverflowGap, ReplayOld, FutureGetsOld, ProgressAhead, PrevIsNew, AfterCancel, CancelEarly,
 		RenewExpiring, RenewUnconfirmed, OldLeaderExpires, NoExtension, ExpireLate,

@@ -412,6 +412,9 @@ func (m *member) write() {
 		m.noteWritten(t)
 		m.step(func(s *node.Stepper) { s.Appended(t) })
 	}
+	if m.n.Moved() {
+		m.updatePeers()
+	}
 	clear(tasks)
 	m.spare = tasks
 	m.startWrite()

@@ -363,6 +363,62 @@ func TestAMemberThatIsOfferedWhatItHasSaysWhereItStands(t *testing.T) {
 	}
 }
 
+// moving is a cluster of three that loses its leader, member 0, as soon as that has said
+// that member 1 has moved, which is gone from where it was.
+type moving struct {
+	lags    int  // the follower that has not heard of it
+	restart bool // both lose their power, too, and come back
+}
+
+func (c moving) play(o *Options) {
+	const url = "http://moved:2380"
+	o.Members, o.Clients, o.Duration, o.shape, o.think = 3, 1, 16*time.Second, small(), time.Minute
+	o.script = func(w *World) {
+		campaign(w)
+		leads, moves := w.members[0], w.members[1]
+		was, accepted, led := moves.urls[0], false, false
+		w.after(time.Second, func() {
+			w.cutOff(c.lags)
+			w.net.listen(url, moves)
+			change := membership.Change{Op: membership.UpdatePeer, Member: membership.Member{ID: moves.id, PeerURLs: []string{url}}}
+			w.operator.request(leads, change, func(q *request) {
+				accepted = q.accepted()
+				w.net.leave(was, moves)
+				w.net.repair()
+				leads.crash(killed)
+				for _, m := range w.members[1:] {
+					if c.restart {
+						m.crash(crashMode(vfs.CrashDrop))
+						m.startIn(10 * time.Millisecond)
+					}
+				}
+			})
+		})
+		w.after(8*time.Second, func() {
+			led = w.leader() != nil
+			leads.startIn(0)
+		})
+		w.after(15*time.Second, func() {
+			if !accepted || !led {
+				w.fail("the move was accepted: %v; there was a leader after it: %v", accepted, led)
+			}
+		})
+	}
+}
+
+// As in seed 1795412641844833767: of those who are left nobody knows that the move is
+// committed. It stands in the log of one of them, who must find the other, or be found.
+func TestAMemberWhoseMoveStandsInTheLogIsFound(t *testing.T) {
+	for name, c := range map[string]moving{
+		"by the one that has it":               {lags: 1},
+		"by the one that has it, restarted":    {lags: 1, restart: true},
+		"by the one that lags":                 {lags: 2},
+		"by the one that lags, both restarted": {lags: 2, restart: true},
+	} {
+		t.Run(name, func(t *testing.T) { played(t, c.play) })
+	}
+}
+
 // As in seed 1795391964691929025: a voter was added that no host is, and with it the
 // quorum went, while a learner's host is lost as well.
 func TestTheOperatorRestoresTheQuorumBeforeItRemovesAnybody(t *testing.T) {

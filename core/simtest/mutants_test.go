@@ -53,6 +53,7 @@ var mutants = map[simbug.Bug]mutant{
 	simbug.ConfStale:         {seeds: 10},
 	simbug.ChangeFromPast:    {seeds: 5, narrow: overtaken},
 	simbug.VouchEarly:        {seeds: 5, narrow: yetToReplay},
+	simbug.MoveUnseen:        {seeds: 5, narrow: moving{lags: 1}.play},
 	simbug.JoinUnvouched:     {seeds: 5, narrow: freedURL},
 	simbug.SoloEarly:         {seeds: 200, narrow: comingAndGoing},
 	simbug.IndexAhead:        {seeds: 5},

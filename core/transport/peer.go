@@ -46,10 +46,14 @@ type peer struct {
 		active time.Time
 		up     bool
 		last   bool // to be sent: what is queued, and no more
+		stale  bool // what it was told last of where this member is
 	}
 }
 
-var errRetired = errors.New("peer was removed")
+var (
+	errRetired = errors.New("peer was removed")
+	errStale   = errors.New("this member is elsewhere now")
+)
 
 func (t *Transport) startPeer(id uint64, urls []string) *peer {
 	ctx, stop := context.WithCancel(t.ctx)
@@ -95,6 +99,26 @@ func (p *peer) retire() {
 	}
 }
 
+// greetAgain has the peer told anew where this member is.
+func (p *peer) greetAgain() {
+	p.mu.Lock()
+	p.mu.stale = true
+	p.mu.Unlock()
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// stale reports whether greetAgain was called since it was asked last.
+func (p *peer) stale() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	was := p.mu.stale
+	p.mu.stale = false
+	return was
+}
+
 func (p *peer) retired() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -128,6 +152,7 @@ func (p *peer) run(ctx context.Context) {
 			p.stop()
 			return
 		}
+		p.stale() // the hello says what is true now
 		conn, err := p.t.dial(ctx, p.urls(), hello{
 			kind: streamConn, cluster: p.t.cfg.ClusterID, from: p.t.cfg.Self, to: p.id, urls: p.t.ownURLs(),
 		})
@@ -161,6 +186,10 @@ func (p *peer) run(ctx context.Context) {
 		if errors.Is(err, errRetired) {
 			p.stop()
 			return
+		}
+		if errors.Is(err, errStale) {
+			p.t.cfg.Handler.Unreachable(p.id) // what was queued meanwhile is lost
+			continue
 		}
 		if ctx.Err() == nil {
 			p.t.cfg.Metrics.Lost(p.id)
@@ -219,6 +248,9 @@ func (p *peer) drain(ctx context.Context, conn net.Conn) error {
 		}
 		if p.retired() {
 			return errRetired
+		}
+		if p.stale() {
+			return errStale
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -131,16 +132,19 @@ func (t *Transport) Close() {
 }
 
 // SetPeers tells whom to talk to and where. Of self, the URLs are what others
-// are told. What is queued for a peer that is gone is still sent: it may be the
-// news of its removal.
+// are told; those that are connected at once. What is queued for a peer that is
+// gone is still sent: it may be the news of its removal.
 func (t *Transport) SetPeers(peers map[uint64][]string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.ctx.Err() != nil {
 		return
 	}
-	if own := peers[t.cfg.Self]; own != nil {
+	if own := peers[t.cfg.Self]; own != nil && !slices.Equal(own, t.mu.urls) {
 		t.mu.urls = own
+		for _, p := range t.mu.peers {
+			p.greetAgain()
+		}
 	}
 	for id, p := range t.mu.peers {
 		if _, ok := peers[id]; !ok && (!p.stranger || t.cfg.Handler.Standing(id) == Removed) {

@@ -321,6 +321,26 @@ func TestAMemberThatMovedIsAnsweredByOneThatKnowsOnlyWhereItWas(t *testing.T) {
 	ha.want(t, "so I see")
 }
 
+// It need not restart for that: it may be reached through somebody who is told elsewhere.
+func TestAMemberThatMovesTellsThoseItIsConnectedTo(t *testing.T) {
+	la, lb, was := listen(t, "127.0.0.1:0"), listen(t, "127.0.0.1:0"), listen(t, "127.0.0.1:0")
+	was.Close()
+	ha, hb := newInbox(), newInbox()
+	a, b := open(t, 1, 7, ha, la), open(t, 2, 7, hb, lb)
+	b.SetPeers(map[uint64][]string{1: {urlOf(was)}, 2: {urlOf(lb)}})
+	a.SetPeers(map[uint64][]string{1: {urlOf(was)}, 2: {urlOf(lb)}})
+	sendUntilUp(t, a, 2, "before")
+	hb.want(t, "before")
+	if b.Send(1, []byte("lost")) {
+		t.Fatal("a peer that is nowhere was sent to")
+	}
+	a.SetPeers(map[uint64][]string{1: {urlOf(was), urlOf(la)}, 2: {urlOf(lb)}})
+	sendUntilUp(t, b, 1, "so I see")
+	ha.want(t, "so I see")
+	sendUntilUp(t, a, 2, "after")
+	hb.want(t, "after")
+}
+
 func TestARemovedPeerGetsWhatIsQueuedAndIsToldOnItsNextDial(t *testing.T) {
 	la, lb := listen(t, "127.0.0.1:0"), listen(t, "127.0.0.1:0")
 	ha, hb := newInbox(), newInbox()

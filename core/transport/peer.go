@@ -32,6 +32,7 @@ const (
 type peer struct {
 	t    *Transport
 	id   uint64
+	ctx  context.Context // ends with the peer
 	stop context.CancelFunc
 	wake chan struct{}
 
@@ -46,21 +47,51 @@ type peer struct {
 		active time.Time
 		up     bool
 		last   bool // to be sent: what is queued, and no more
-		stale  bool // what it was told last of where this member is
+
+		stale, greeting bool // see greetAgain
 	}
 }
 
-var (
-	errRetired = errors.New("peer was removed")
-	errStale   = errors.New("this member is elsewhere now")
-)
+var errRetired = errors.New("peer was removed")
 
 func (t *Transport) startPeer(id uint64, urls []string) *peer {
 	ctx, stop := context.WithCancel(t.ctx)
-	p := &peer{t: t, id: id, stop: stop, wake: make(chan struct{}, 1)}
+	p := &peer{t: t, id: id, ctx: ctx, stop: stop, wake: make(chan struct{}, 1)}
 	p.mu.urls = slices.Clone(urls)
-	t.wg.Go(func() { p.run(ctx) })
+	t.wg.Go(p.run)
 	return p
+}
+
+func (p *peer) hello(kind connKind) hello {
+	return hello{kind: kind, cluster: p.t.cfg.ClusterID, from: p.t.cfg.Self, to: p.id, urls: p.t.ownURLs()}
+}
+
+// greetAgain tells the peer where this member is now, beside the stream, which is not
+// disturbed: it counts how long that has been up. If the peer cannot be dialled, the
+// stream will be lost, too, and the next one begins with a hello.
+func (p *peer) greetAgain() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.mu.stale = true
+	if p.mu.greeting {
+		return
+	}
+	p.mu.greeting = true
+	p.t.wg.Go(func() {
+		for p.toGreet() {
+			if conn, err := p.t.dial(p.ctx, p.urls(), p.hello(streamConn)); err == nil {
+				conn.Close()
+			}
+		}
+	})
+}
+
+func (p *peer) toGreet() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.mu.greeting = p.mu.stale
+	p.mu.stale = false
+	return p.mu.greeting
 }
 
 // send queues a frame; false if the queue is full or the peer is down, since
@@ -99,26 +130,6 @@ func (p *peer) retire() {
 	}
 }
 
-// greetAgain has the peer told anew where this member is.
-func (p *peer) greetAgain() {
-	p.mu.Lock()
-	p.mu.stale = true
-	p.mu.Unlock()
-	select {
-	case p.wake <- struct{}{}:
-	default:
-	}
-}
-
-// stale reports whether greetAgain was called since it was asked last.
-func (p *peer) stale() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	was := p.mu.stale
-	p.mu.stale = false
-	return was
-}
-
 func (p *peer) retired() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -144,18 +155,16 @@ func (p *peer) setUp(up bool) {
 }
 
 // run dials and drains until the peer is removed. It never gives up.
-func (p *peer) run(ctx context.Context) {
-	backoff := minBackoff
+func (p *peer) run() {
+	ctx, backoff := p.ctx, minBackoff
 	var lastErr string
 	for ctx.Err() == nil {
 		if p.retired() {
 			p.stop()
 			return
 		}
-		p.stale() // the hello says what is true now
-		conn, err := p.t.dial(ctx, p.urls(), hello{
-			kind: streamConn, cluster: p.t.cfg.ClusterID, from: p.t.cfg.Self, to: p.id, urls: p.t.ownURLs(),
-		})
+		h := p.hello(streamConn)
+		conn, err := p.t.dial(ctx, p.urls(), h)
 		if err == nil {
 			if err = limitSilence(conn, silenceTime); err != nil {
 				conn.Close()
@@ -180,16 +189,15 @@ func (p *peer) run(ctx context.Context) {
 		backoff, lastErr = minBackoff, ""
 		p.t.cfg.Logger.Info("connected to peer", "peer", formatID(p.id))
 		p.setUp(true)
+		if !slices.Equal(h.urls, p.t.ownURLs()) {
+			p.greetAgain()
+		}
 		err = p.drain(ctx, conn)
 		p.setUp(false)
 		conn.Close()
 		if errors.Is(err, errRetired) {
 			p.stop()
 			return
-		}
-		if errors.Is(err, errStale) {
-			p.t.cfg.Handler.Unreachable(p.id) // what was queued meanwhile is lost
-			continue
 		}
 		if ctx.Err() == nil {
 			p.t.cfg.Metrics.Lost(p.id)
@@ -248,9 +256,6 @@ func (p *peer) drain(ctx context.Context, conn net.Conn) error {
 		}
 		if p.retired() {
 			return errRetired
-		}
-		if p.stale() {
-			return errStale
 		}
 	}
 }

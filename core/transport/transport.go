@@ -262,7 +262,7 @@ func (t *Transport) sendSnapshot(ctx context.Context, to uint64, header []byte, 
 	if p == nil {
 		return fmt.Errorf("peer %s is not known", formatID(to))
 	}
-	conn, err := t.dial(ctx, p.urls(), hello{kind: snapshotConn, cluster: t.cfg.ClusterID, from: t.cfg.Self, to: to, urls: t.ownURLs()})
+	conn, err := t.dial(ctx, p.urls(), p.hello(snapshotConn))
 	if err != nil {
 		return err
 	}

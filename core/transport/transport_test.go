@@ -334,11 +334,13 @@ func TestAMemberThatMovesTellsThoseItIsConnectedTo(t *testing.T) {
 	if b.Send(1, []byte("lost")) {
 		t.Fatal("a peer that is nowhere was sent to")
 	}
+	since := a.ActiveSince(2)
 	a.SetPeers(map[uint64][]string{1: {urlOf(was), urlOf(la)}, 2: {urlOf(lb)}})
 	sendUntilUp(t, b, 1, "so I see")
 	ha.want(t, "so I see")
-	sendUntilUp(t, a, 2, "after")
-	hb.want(t, "after")
+	if now := a.ActiveSince(2); now != since {
+		t.Fatalf("the stream has been up since %v, and before it moved since %v", now, since)
+	}
 }
 
 func TestARemovedPeerGetsWhatIsQueuedAndIsToldOnItsNextDial(t *testing.T) {

@@ -55,7 +55,7 @@ func (m *member) notJoined(err error) bool {
 	case errors.Is(err, node.ErrNoPeer), errors.Is(err, node.ErrNotAdded), errors.Is(err, node.ErrTooFewPeers), errors.Is(err, node.ErrLostData):
 		// Cut off, or too early: the supervisor tries again.
 		w.stats.Seen["join refused"]++
-		if errors.Is(err, node.ErrNoPeer) {
+		if errors.Is(err, node.ErrNoPeer) || w.calm { // who answers may have been removed, and not know
 			w.operator.correct(m)
 		}
 		m.mem.Kill()

@@ -450,3 +450,43 @@ func TestTheOperatorRestoresTheQuorumBeforeItRemovesAnybody(t *testing.T) {
 		t.Fatalf("the members are %+v", w.truth.roster.members)
 	}
 }
+
+// As in seed 1795414957838888623: the only one that answers a joiner was removed and
+// cannot hear of it, and those whom it names have moved.
+func TestTheOperatorCorrectsTheFlagsOfAHostThatIsNotLetIn(t *testing.T) {
+	w := played(t, func(o *Options) {
+		o.Members, o.Clients, o.Duration, o.shape = 3, 1, 12*time.Second, small()
+		o.shape.lax = true
+		o.script = func(w *World) {
+			a, b, c := w.members[0], w.members[1], w.members[2]
+			campaign(w)
+			w.after(time.Second, func() { w.cutOff(c.slot) })
+			w.after(1100*time.Millisecond, func() {
+				insist(w, membership.Change{Op: membership.Remove, Member: membership.Member{ID: c.id}}, func() {
+					depart(w, a, "http://h10:2380", func() {
+						depart(w, b, "http://h11:2380", func() {
+							w.net.repair()
+							host := w.newHost("http://h12:2380", "m3", map[string][]string{c.cfg.Name: c.urls})
+							host.startIn(0)
+							learner := membership.Member{ID: 7, PeerURLs: []string{"http://h12:2380"}, IsLearner: true}
+							w.operator.request(a, membership.Change{Op: membership.AddLearner, Member: learner}, nil)
+						})
+					})
+				})
+			})
+		}
+	})
+	if w.memberOf(7) == nil {
+		t.Fatalf("the members are %+v", w.truth.roster.members)
+	}
+}
+
+// depart moves a member and leaves its URL.
+func depart(w *World, m *member, url string, then func()) {
+	was := m.urls[0]
+	w.net.listen(url, m)
+	insist(w, membership.Change{Op: membership.UpdatePeer, Member: membership.Member{ID: m.id, PeerURLs: []string{url}}}, func() {
+		w.net.leave(was, m)
+		then()
+	})
+}

@@ -162,7 +162,7 @@ func (op *operator) peersOf(via *member, name string) map[string][]string {
 	return peers
 }
 
-// correct gives a host that finds nobody the flags of today.
+// correct gives a host that finds nobody, or is not let in, the flags of today.
 func (op *operator) correct(host *member) {
 	if via := op.via(); via != nil {
 		own := host.cfg.InitialCluster[host.cfg.Name]

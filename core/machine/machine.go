@@ -64,7 +64,12 @@ type Machine struct {
 	found        []Checked
 
 	diverged uint64 // members that verdicts were about, since the start
+	replays  uint64 // see Replays
 }
+
+// Replays says up to which index entries are carried out again after a start: that a
+// member has diverged was reported when it happened. It may have been replaced since.
+func (m *Machine) Replays(upTo uint64) { m.replays = upTo }
 
 // LeaseEffect tells the leader's lessor what became of a lease.
 type LeaseEffect struct {

@@ -160,6 +160,32 @@ func TestCommandLayoutNeverChanges(t *testing.T) {
 	}
 }
 
+func TestWhoHasDivergedIsReportedOnceAndNotAfterARestart(t *testing.T) {
+	var logged bytes.Buffer
+	r := newRig(t, machine.Config{Logger: slog.New(slog.NewTextHandler(&logged, nil))})
+	verdict := func(undecided bool) {
+		t.Helper()
+		v := machine.Verdict{Index: 1 << 40, Diverged: []uint64{7}, Undecided: undecided}
+		if res := r.apply(machine.HashVerdict, v.Encode()); res.Err != nil {
+			t.Fatal(res.Err)
+		}
+	}
+	r.m.Replays(r.m.Index() + 2)
+	verdict(true)
+	if !strings.Contains(logged.String(), "no majority") {
+		t.Errorf("a dispute that stands is not in the log: %q", &logged)
+	}
+	logged.Reset()
+	verdict(false)
+	if v := r.m.Publish(); logged.Len() > 0 || v.Diverged != 0 || v.HasAlarm(pb.AlarmType_CORRUPT) {
+		t.Errorf("replayed: %d diverged, alarms %v, and the log says %q", v.Diverged, v.Alarms, &logged)
+	}
+	verdict(false)
+	if v := r.m.Publish(); v.Diverged != 1 || !strings.Contains(logged.String(), "diverged") {
+		t.Errorf("after the replay: %d diverged, and the log says %q", v.Diverged, &logged)
+	}
+}
+
 func TestDivergedMemberIsToldApart(t *testing.T) {
 	var logged bytes.Buffer
 	a, b := newRig(t, machine.Config{}), newRig(t, machine.Config{Logger: slog.New(slog.NewTextHandler(&logged, nil))})

@@ -58,6 +58,7 @@ func OpenMember(ctx context.Context, cfg Config, hub func(*Member) Hub, nextID f
 		Checkpoints: rec.ckpts, log: rec.log, joined: rec.peers, replay: rec.replayBytes, machine: cfg.Machine, unlock: rec.unlock,
 	}
 	m.tail.note(rec.entries)
+	rec.machine.Replays(rec.hard.GetCommit())
 	v := rec.machine.Publish()
 	m.view.Store(v)
 	m.applier = &Applier{

@@ -121,9 +121,8 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 	n.status.Store(&raftStatus{term: s.Term()})
 	n.peers = transport.Open(transport.Config{
 		Listeners: cfg.PeerListeners, ClusterID: n.Member.ClusterID, Self: n.Member.ID,
-		Handler: (*peerHandler)(n), Logger: cfg.Logger, Metrics: cfg.Metrics.Peers,
+		Handler: (*peerHandler)(n), Peers: n.Peers(), Logger: cfg.Logger, Metrics: cfg.Metrics.Peers,
 	})
-	n.peers.SetPeers(n.Peers())
 	n.wg.Go(func() { n.runLoop(s) })
 	n.wg.Go(n.runDisk)
 	n.wg.Go(n.runApply)

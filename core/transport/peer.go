@@ -41,7 +41,7 @@ type peer struct {
 	mu struct {
 		sync.Mutex
 		urls   []string
-		said   []string // where it said it is, the last time it connected
+		said   []string // where it said it is, see heardFrom
 		queue  [][]byte
 		queued int // bytes
 		active time.Time
@@ -66,22 +66,35 @@ func (p *peer) hello(kind connKind) hello {
 	return hello{kind: kind, cluster: p.t.cfg.ClusterID, from: p.t.cfg.Self, to: p.id, urls: p.t.ownURLs()}
 }
 
-// greetAgain tells the peer where this member is now, beside the stream, which is not
-// disturbed: it counts how long that has been up. If the peer cannot be dialled, the
-// stream will be lost, too, and the next one begins with a hello.
+// greetAgain tells a peer that is connected where this member is now, beside the stream,
+// which is not disturbed: it counts how long that has been up. One that is not
+// connected is told by the stream's own hello.
 func (p *peer) greetAgain() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if !p.mu.up {
+		return
+	}
 	p.mu.stale = true
 	if p.mu.greeting {
 		return
 	}
 	p.mu.greeting = true
 	p.t.wg.Go(func() {
-		for p.toGreet() {
-			if conn, err := p.t.dial(p.ctx, p.urls(), p.hello(streamConn)); err == nil {
+		for backoff := minBackoff; p.toGreet(); {
+			conn, err := p.t.dial(p.ctx, p.urls(), p.hello(streamConn))
+			if err == nil {
 				conn.Close()
+				continue
 			}
+			select { // it may have no room for a connection just now
+			case <-p.ctx.Done():
+			case <-time.After(backoff):
+			}
+			backoff = min(backoff*2, maxBackoff)
+			p.mu.Lock()
+			p.mu.stale = p.mu.up && p.ctx.Err() == nil
+			p.mu.Unlock()
 		}
 	})
 }
@@ -258,6 +271,21 @@ func (p *peer) drain(ctx context.Context, conn net.Conn) error {
 			return errRetired
 		}
 	}
+}
+
+// heardFrom notes where the peer says it is. Hellos that waited together are read in any
+// order, so that the one before may be the newer: its URLs stay behind these.
+func (p *peer) heardFrom(urls []string) {
+	const most = 8 // that one moved through
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	said := slices.Clone(urls)
+	for _, u := range p.mu.said {
+		if len(said) < most && !slices.Contains(said, u) {
+			said = append(said, u)
+		}
+	}
+	p.mu.said = said
 }
 
 // urls is where to dial the peer: where it is known to be, then where it says it is.

@@ -52,6 +52,7 @@ type Config struct {
 	Listeners       []net.Listener
 	ClusterID, Self uint64
 	Handler         Handler
+	Peers           map[uint64][]string // see SetPeers; a peer may connect before that could be called
 	Logger          *slog.Logger
 	QueueBytes      int // per peer, default 64 MiB
 	MaxConns        int // accepted at once, default 1024
@@ -93,7 +94,7 @@ type Transport struct {
 	}
 }
 
-// Open starts accepting; peers are dialled once SetPeers names them.
+// Open starts accepting, and dials those of Peers.
 func Open(cfg Config) *Transport {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -111,6 +112,7 @@ func Open(cfg Config) *Transport {
 	t := &Transport{cfg: cfg}
 	t.ctx, t.stop = context.WithCancel(context.Background())
 	t.mu.peers, t.mu.conns = map[uint64]*peer{}, map[net.Conn]uint64{}
+	t.SetPeers(cfg.Peers)
 	for _, l := range cfg.Listeners {
 		t.wg.Go(func() { t.accept(l) })
 	}
@@ -132,7 +134,7 @@ func (t *Transport) Close() {
 }
 
 // SetPeers tells whom to talk to and where. Of self, the URLs are what others
-// are told; those that are connected at once. What is queued for a peer that is
+// are told, those that are connected at once. What is queued for a peer that is
 // gone is still sent: it may be the news of its removal.
 func (t *Transport) SetPeers(peers map[uint64][]string) {
 	t.mu.Lock()
@@ -181,6 +183,7 @@ func (t *Transport) meet(id uint64, urls []string) bool {
 		return false
 	}
 	if p := t.mu.peers[id]; p != nil {
+		p.heardFrom(urls)
 		return true
 	}
 	strangers := 0
@@ -202,12 +205,9 @@ func (t *Transport) meet(id uint64, urls []string) bool {
 // would only hear of that from a leader that it can answer.
 func (t *Transport) hearFrom(id uint64, urls []string) {
 	t.mu.Lock()
-	p := t.mu.peers[id]
-	t.mu.Unlock()
-	if p != nil {
-		p.mu.Lock()
-		p.mu.said = urls
-		p.mu.Unlock()
+	defer t.mu.Unlock()
+	if p := t.mu.peers[id]; p != nil {
+		p.heardFrom(urls)
 	}
 }
 

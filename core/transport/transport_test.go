@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -84,6 +85,16 @@ func open(t *testing.T, self, cluster uint64, h Handler, l net.Listener) *Transp
 }
 
 func urlOf(l net.Listener) string { return "http://" + l.Addr().String() }
+
+func eventually(t *testing.T, is func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !is(); {
+		if time.Now().After(deadline) {
+			t.Fatal("it did not come to that in 10 s")
+		}
+		time.Sleep(time.Millisecond) //nolint:forbidigo // polls
+	}
+}
 
 // sendUntilUp retries while the stream is still being dialled.
 func sendUntilUp(t *testing.T, tr *Transport, to uint64, f string) {
@@ -343,6 +354,100 @@ func TestAMemberThatMovesTellsThoseItIsConnectedTo(t *testing.T) {
 	}
 }
 
+func TestAMemberThatMovesTellsThemAgainWhoHadNoRoom(t *testing.T) {
+	la, lb, was := listen(t, "127.0.0.1:0"), listen(t, "127.0.0.1:0"), listen(t, "127.0.0.1:0")
+	was.Close()
+	ha, hb := newInbox(), newInbox()
+	a := open(t, 1, 7, ha, la)
+	b := Open(Config{Listeners: []net.Listener{lb}, Self: 2, ClusterID: 7, Handler: hb, MaxConns: 2})
+	t.Cleanup(b.Close)
+	b.SetPeers(map[uint64][]string{1: {urlOf(was)}, 2: {urlOf(lb)}})
+	a.SetPeers(map[uint64][]string{1: {urlOf(was)}, 2: {urlOf(lb)}})
+	sendUntilUp(t, a, 2, "before")
+	hb.want(t, "before")
+	other, err := net.Dial("tcp", lb.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() bool { b.mu.Lock(); defer b.mu.Unlock(); return len(b.mu.conns) == 2 })
+	a.SetPeers(map[uint64][]string{1: {urlOf(was), urlOf(la)}, 2: {urlOf(lb)}})
+	p := a.mu.peers[2]
+	eventually(t, func() bool { p.mu.Lock(); defer p.mu.Unlock(); return p.mu.greeting && !p.mu.stale }) // it tries
+	other.Close()
+	sendUntilUp(t, b, 1, "so I see")
+	ha.want(t, "so I see")
+}
+
+// A member that has just joined has no state: whom it was told of are strangers to it.
+func TestAMemberWithoutStateAnswersOneThatMoved(t *testing.T) {
+	la, lb, was := listen(t, "127.0.0.1:0"), listen(t, "127.0.0.1:0"), listen(t, "127.0.0.1:0")
+	was.Close()
+	ha, hb := newInbox(), newInbox()
+	hb.strict = true
+	a, b := open(t, 1, 7, ha, la), open(t, 2, 7, hb, lb)
+	b.SetPeers(map[uint64][]string{1: {urlOf(was)}, 2: {urlOf(lb)}})
+	a.SetPeers(map[uint64][]string{1: {urlOf(la)}, 2: {urlOf(lb)}})
+	sendUntilUp(t, a, 2, "I have moved")
+	hb.want(t, "I have moved")
+	sendUntilUp(t, b, 1, "so I see")
+	ha.want(t, "so I see")
+}
+
+func TestAStrangerThatRestartsElsewhereIsAnswered(t *testing.T) {
+	la, lb, moved := listen(t, "127.0.0.1:0"), listen(t, "127.0.0.1:0"), listen(t, "127.0.0.1:0")
+	hb := newInbox()
+	hb.strict = true
+	a, b := open(t, 1, 7, newInbox(), la), open(t, 2, 7, hb, lb)
+	b.SetPeers(map[uint64][]string{2: {urlOf(lb)}})
+	a.SetPeers(map[uint64][]string{1: {urlOf(la)}, 2: {urlOf(lb)}})
+	sendUntilUp(t, a, 2, "before")
+	hb.want(t, "before")
+	sendUntilUp(t, b, 1, "welcome")
+	a.Close()
+	eventually(t, func() bool { return b.ActiveSince(1).IsZero() })
+	ha := newInbox()
+	a = open(t, 1, 7, ha, moved)
+	a.SetPeers(map[uint64][]string{1: {urlOf(moved)}, 2: {urlOf(lb)}})
+	sendUntilUp(t, b, 1, "there you are")
+	ha.want(t, "there you are")
+}
+
+// A member may be connected to before it has told its transport of anybody.
+func TestAHelloThatWaitsForAStartIsHeard(t *testing.T) {
+	was := listen(t, "127.0.0.1:0")
+	was.Close()
+	for range 20 {
+		la, lb := listen(t, "127.0.0.1:0"), listen(t, "127.0.0.1:0")
+		ha, hb := newInbox(), newInbox()
+		a := open(t, 1, 7, ha, la)
+		a.SetPeers(map[uint64][]string{1: {urlOf(la)}, 2: {urlOf(lb)}})
+		b := Open(Config{
+			Listeners: []net.Listener{lb}, Self: 2, ClusterID: 7, Handler: hb,
+			Peers: map[uint64][]string{1: {urlOf(was)}, 2: {urlOf(lb)}},
+		})
+		t.Cleanup(b.Close)
+		sendUntilUp(t, b, 1, "so I see")
+		ha.want(t, "so I see")
+	}
+}
+
+// Of hellos that waited together the one that is read last may be the oldest.
+func TestAnOldHelloDoesNotHideANewerOne(t *testing.T) {
+	p := &peer{}
+	p.mu.urls = []string{"http://list:1"}
+	p.heardFrom([]string{"http://new:1", "http://list:1"})
+	p.heardFrom([]string{"http://old:1"})
+	if got, want := p.urls(), []string{"http://list:1", "http://old:1", "http://new:1"}; !slices.Equal(got, want) {
+		t.Fatalf("it is looked for at %v, want %v", got, want)
+	}
+	for i := range 100 {
+		p.heardFrom([]string{fmt.Sprintf("http://h:%d", i)})
+	}
+	if got := p.urls(); len(got) > 10 || !slices.Contains(got, "http://h:99") || !slices.Contains(got, "http://h:98") {
+		t.Fatalf("after many moves it is looked for at %v", got)
+	}
+}
+
 func TestARemovedPeerGetsWhatIsQueuedAndIsToldOnItsNextDial(t *testing.T) {
 	la, lb := listen(t, "127.0.0.1:0"), listen(t, "127.0.0.1:0")
 	ha, hb := newInbox(), newInbox()
@@ -413,5 +518,20 @@ func TestWhoAsksAMemberThatIsBeingStartedIsTurnedAwayAtOnce(t *testing.T) {
 	defer c.Close()
 	if err := <-accepted; err != nil {
 		t.Fatalf("the listener is of no use afterwards: %v", err)
+	}
+}
+
+func TestAHelloHasRoomForTheFirstURLs(t *testing.T) {
+	h := hello{kind: streamConn, cluster: 7, from: 1, to: 2}
+	for i := range 1000 {
+		h.urls = append(h.urls, fmt.Sprintf("http://host-%d:2380", i))
+	}
+	got, err := readHello(bytes.NewReader(h.encode()))
+	if err != nil || len(got.urls) < 100 || !slices.Equal(got.urls, h.urls[:len(got.urls)]) {
+		t.Fatalf("%d URLs arrived: %v", len(got.urls), err)
+	}
+	h.urls = []string{strings.Repeat("x", 5000)}
+	if got, err := readHello(bytes.NewReader(h.encode())); err != nil || len(got.urls) != 0 {
+		t.Fatalf("one URL without end: %v, %v", got.urls, err)
 	}
 }

@@ -58,8 +58,8 @@ type hello struct {
 
 func (h hello) encode() []byte {
 	urls := strings.Join(h.urls, ",")
-	if len(urls) > maxHelloURLs {
-		urls = ""
+	for fit := len(h.urls) - 1; len(urls) > maxHelloURLs; fit-- {
+		urls = strings.Join(h.urls[:fit], ",")
 	}
 	b := append(make([]byte, 0, helloSize+len(urls)+4), magic...)
 	b = append(b, protocolVersion, byte(h.kind))

@@ -85,6 +85,8 @@ func (m *Machine) execute(c *Encoded, term uint64, want bool) ([]byte, error) {
 		return m.applySettings(body, want)
 	case HashVerdict:
 		return m.applyVerdict(body, want)
+	case Noop:
+		return emptyReply(want), nil
 	}
 	return nil, fmt.Errorf("%w: kind %d", ErrUnknownCommand, uint8(c.Kind))
 }

@@ -29,13 +29,14 @@ const (
 	SetSettings      Kind = 13 // body: Settings.Encode
 	ConfChange       Kind = 14 // body: membership.Change; only as the context of a configuration change
 	HashVerdict      Kind = 15 // body: Verdict.Encode
+	Noop             Kind = 16 // no body: changes nothing; that its entry is committed is what it is for
 )
 
 // Client reports whether clients may cause a command of this kind, so that a
 // follower may forward it. All others come from the leader alone.
 func (k Kind) Client() bool {
 	switch k {
-	case Put, DeleteRange, Txn, Compact, LeaseGrant, LeaseRevoke, Alarm, MemberAttributes:
+	case Put, DeleteRange, Txn, Compact, LeaseGrant, LeaseRevoke, Alarm, MemberAttributes, Noop:
 		return true
 	}
 	return false
@@ -47,6 +48,7 @@ func (k Kind) String() string {
 		LeaseRevoke: "LeaseRevoke", LeaseExpire: "LeaseExpire", LeaseCheckpoint: "LeaseCheckpoint",
 		ClusterVersion: "ClusterVersion", MemberAttributes: "MemberAttributes", HashCheck: "HashCheck",
 		Alarm: "Alarm", SetSettings: "SetSettings", ConfChange: "ConfChange", HashVerdict: "HashVerdict",
+		Noop: "Noop",
 	}
 	if int(k) < len(names) && names[k] != "" {
 		return names[k]

@@ -60,6 +60,9 @@ const maxMoves = 3
 func (n *Node) changeMembers(ctx context.Context, c membership.Change) ([]membership.Member, error) {
 	for moves := 0; ; moves++ {
 		err := n.changeOnce(ctx, c)
+		if err == nil && NeedsConfirmation(c) {
+			err = n.confirm(ctx)
+		}
 		if err == nil {
 			return n.Members(), nil
 		}
@@ -105,6 +108,26 @@ func (n *Node) changeOnce(ctx context.Context, c membership.Change) error {
 	w.result = machine.Result{}
 	waiterPool.Put(w)
 	return err
+}
+
+// confirm returns once a change that is applied here can't be forgotten any more; see
+// NeedsConfirmation. Who was removed can't ask for that, and leaves it to the others.
+func (n *Node) confirm(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, n.cfg.RequestTimeout, ErrTimeout)
+	defer cancel()
+	retry := time.NewTicker(n.cfg.Tick)
+	defer retry.Stop()
+	for !n.Removed() {
+		if _, err := n.Propose(ctx, machine.Noop, nil, "", 0); err == nil || errors.Is(err, ErrStopped) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-retry.C:
+		}
+	}
+	return nil
 }
 
 // awaitLeaderOtherThan waits for the outcome of a hand-over, or until raft must

@@ -50,6 +50,7 @@ const (
 	IDReuse           Bug = "id-reuse"            // a removed id may be added again
 	ChangeAtProposal  Bug = "change-at-proposal"  // a leader goes by a change when it has proposed it
 	ChangeAckEarly    Bug = "change-ack-early"    // a change is acknowledged when it has been proposed
+	ChangeUnconfirmed Bug = "change-unconfirmed"  // a change is acknowledged although those who are left may forget that it is committed
 	ChangeToldRefused Bug = "change-told-refused" // a change is proposed and reported as refused
 	ChangeTwice       Bug = "change-twice"        // a copy of a forwarded change is proposed again
 	SecondChange      Bug = "second-change"       // a second change is proposed while one is under way
@@ -99,7 +100,7 @@ func All() []Bug {
 		AckBeforeCommit, TellRefused, ForwardTwice,
 		NoReadBarrier, ReadBeforeTerm, OldReadIndex, ReusedReadID, RestoreEarly,
 		LearnerVotes, LearnerReads, PromoteUnready, PromotionLost, KeepsVote, RemovedStays, RemovedForgotten, IDReuse,
-		ChangeAtProposal, ChangeAckEarly, ChangeToldRefused, ChangeTwice, SecondChange, ChangeBeforeTerm,
+		ChangeAtProposal, ChangeAckEarly, ChangeUnconfirmed, ChangeToldRefused, ChangeTwice, SecondChange, ChangeBeforeTerm,
 		ForgetCommit, RefusedCounts, ConfStale, ChangeFromPast, JoinUnvouched, VouchEarly, MoveUnseen, SoloEarly,
 		IndexAhead, IndexBehind, DropTombstone, RevisionFalls, TxnRangeLocal, LeaseKeyOutlives, LeaseKeysStay,
 		CatchUpGap, JoinGap, OverflowGap, ReplayOld, FutureGetsOld, ProgressAhead, PrevIsNew, AfterCancel, CancelEarly,

@@ -3,6 +3,7 @@ package simtest
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -155,7 +156,8 @@ func freedURL(o *Options) {
 		w.after(5*time.Millisecond, func() { stays.step(func(s *node.Stepper) { s.Campaign() }) })
 		w.after(time.Millisecond, func() { lags.crash(killed) })
 		w.after(2*time.Second, func() {
-			w.operator.request(stays, remove, func(*request) {
+			w.operator.request(stays, remove, nil)
+			onceListed(w, stays, func(p membership.Member) bool { return p.ID == leaves.id }, false, func() {
 				leaves.retire()
 				stays.crash(killed)
 				lags.startIn(0)
@@ -187,8 +189,8 @@ func TestAHostOnARemovedMembersURLDoesNotTakeItsID(t *testing.T) {
 	}
 }
 
-// As in seed 1795380361950358950: the one that stays loses its power as soon as it
-// has said that the other is removed, and the other is gone. It could find out from
+// As in seed 1795380361950358950: the one that stays loses its power as soon as its
+// list shows that the other is removed, and the other is gone. It could find out from
 // nobody that this was committed.
 func TestTheMemberThatStaysRemembersThatItIsAlone(t *testing.T) {
 	for _, stays := range []int{0, 1} { // the leader, or the one that it hands over to
@@ -198,19 +200,12 @@ func TestTheMemberThatStaysRemembersThatItIsAlone(t *testing.T) {
 				campaign(w)
 				w.after(2*time.Second, func() {
 					m, leaves := w.members[stays], w.members[1-stays]
-					var remove func()
-					remove = func() {
-						w.operator.request(m, membership.Change{Op: membership.Remove, Member: membership.Member{ID: leaves.id}}, func(q *request) {
-							if !q.accepted() {
-								w.after(50*time.Millisecond, remove)
-								return
-							}
-							leaves.retire()
-							m.crash(crashMode(vfs.CrashDrop))
-							m.startIn(10 * time.Millisecond)
-						})
-					}
-					remove()
+					insist(w, membership.Change{Op: membership.Remove, Member: membership.Member{ID: leaves.id}}, func() {})
+					onceListed(w, m, func(p membership.Member) bool { return p.ID == leaves.id }, false, func() {
+						leaves.retire()
+						m.crash(crashMode(vfs.CrashDrop))
+						m.startIn(10 * time.Millisecond)
+					})
 				})
 			},
 		})
@@ -363,8 +358,18 @@ func TestAMemberThatIsOfferedWhatItHasSaysWhereItStands(t *testing.T) {
 	}
 }
 
-// moving is a cluster of three that loses its leader, member 0, as soon as that has said
-// that member 1 has moved, which is gone from where it was.
+// onceListed goes on as soon as a member's list has a member like that, or has none any
+// more. The answer to a change comes later, if at all.
+func onceListed(w *World, m *member, is func(membership.Member) bool, listed bool, then func()) {
+	if slices.ContainsFunc(m.n.View().Members, is) != listed {
+		w.after(10*time.Microsecond, func() { onceListed(w, m, is, listed, then) })
+		return
+	}
+	then()
+}
+
+// moving is a cluster of three that loses its leader, member 0, as soon as its list shows
+// that member 1 has moved, which is gone from where it was. (An answer would come later.)
 type moving struct {
 	lags    int  // the follower that has not heard of it
 	restart bool // both lose their power, too, and come back
@@ -376,31 +381,33 @@ func (c moving) play(o *Options) {
 	o.script = func(w *World) {
 		campaign(w)
 		leads, moves := w.members[0], w.members[1]
-		was, accepted, led := moves.urls[0], false, false
+		was, moved, led := moves.urls[0], false, false
+		fall := func() {
+			moved = true
+			w.net.leave(was, moves)
+			w.net.repair()
+			leads.crash(killed)
+			for _, m := range w.members[1:] {
+				if c.restart {
+					m.crash(crashMode(vfs.CrashDrop))
+					m.startIn(10 * time.Millisecond)
+				}
+			}
+		}
 		w.after(time.Second, func() {
 			w.cutOff(c.lags)
 			w.net.listen(url, moves)
 			change := membership.Change{Op: membership.UpdatePeer, Member: membership.Member{ID: moves.id, PeerURLs: []string{url}}}
-			w.operator.request(leads, change, func(q *request) {
-				accepted = q.accepted()
-				w.net.leave(was, moves)
-				w.net.repair()
-				leads.crash(killed)
-				for _, m := range w.members[1:] {
-					if c.restart {
-						m.crash(crashMode(vfs.CrashDrop))
-						m.startIn(10 * time.Millisecond)
-					}
-				}
-			})
+			w.operator.request(leads, change, nil)
+			onceListed(w, leads, func(p membership.Member) bool { return p.PeerURLs[0] == url }, true, fall)
 		})
 		w.after(8*time.Second, func() {
 			led = w.leader() != nil
 			leads.startIn(0)
 		})
 		w.after(15*time.Second, func() {
-			if !accepted || !led {
-				w.fail("the move was accepted: %v; there was a leader after it: %v", accepted, led)
+			if !moved || !led {
+				w.fail("it moved: %v; there was a leader after it: %v", moved, led)
 			}
 		})
 	}
@@ -448,6 +455,68 @@ func TestTheOperatorRestoresTheQuorumBeforeItRemovesAnybody(t *testing.T) {
 	}
 	if w.memberOf(7) == nil || w.truth.roster.lookup(5) != nil {
 		t.Fatalf("the members are %+v", w.truth.roster.members)
+	}
+}
+
+// A change counts where it is applied, and those who are left know it from their logs
+// only: as soon as it is acknowledged, most of them must be sure to apply it, even if
+// the leader is lost at that moment, they lose their power, and who was removed is gone.
+func TestAnAcknowledgedChangeCountsAfterAPowerCutWithoutTheLeader(t *testing.T) {
+	for name, c := range map[string]unled{"promotion": {2, promotesLast}, "removal": {4, removesLast}} {
+		t.Run(name, func(t *testing.T) { played(t, c.play) })
+	}
+}
+
+func promotesLast(w *World) membership.Change {
+	return membership.Change{Op: membership.Promote, Member: membership.Member{ID: w.members[len(w.members)-1].id}}
+}
+
+func removesLast(w *World) membership.Change {
+	return membership.Change{Op: membership.Remove, Member: membership.Member{ID: w.members[len(w.members)-1].id}}
+}
+
+// unled is a cluster that loses its leader as soon as that has acknowledged a change.
+type unled struct {
+	members int // with two, there is a learner
+	change  func(w *World) membership.Change
+}
+
+func (c unled) play(o *Options) {
+	o.Members, o.Clients, o.Duration, o.shape, o.think = c.members, 1, 16*time.Second, small(), time.Minute
+	o.shape.lax = true // nobody has been there for long
+	o.script = func(w *World) {
+		campaign(w)
+		a, accepted, led := w.members[0], false, false
+		if c.members == 2 {
+			w.after(time.Second, func() {
+				l := w.newHost("http://h1:2380", "m2", map[string][]string{a.cfg.Name: a.urls})
+				add := membership.Change{Op: membership.AddLearner, Member: membership.Member{ID: 7, PeerURLs: []string{"http://h1:2380"}, IsLearner: true}}
+				w.operator.request(a, add, func(*request) { l.startIn(0) })
+			})
+		}
+		w.after(4*time.Second, func() {
+			w.operator.request(a, c.change(w), func(q *request) {
+				accepted = q.accepted()
+				a.crash(killed)
+				for _, m := range w.members[1:] {
+					if q.change.Op == membership.Remove && m.id == q.change.Member.ID {
+						m.retire()
+						continue
+					}
+					m.crash(crashMode(vfs.CrashDrop))
+					m.startIn(10 * time.Millisecond)
+				}
+			})
+		})
+		w.after(12*time.Second, func() {
+			led = w.leader() != nil
+			a.startIn(0)
+		})
+		w.after(15*time.Second, func() {
+			if !accepted || !led {
+				w.fail("the change was accepted: %v; there was a leader after it: %v", accepted, led)
+			}
+		})
 	}
 }
 

@@ -44,6 +44,7 @@ var mutants = map[simbug.Bug]mutant{
 	simbug.IDReuse:           {seeds: 20},
 	simbug.ChangeAtProposal:  {seeds: 40, narrow: only("add voter", "remove", "crash", "partition", "one-way cut", "leader pauses and is cut off")},
 	simbug.ChangeAckEarly:    {seeds: 10},
+	simbug.ChangeUnconfirmed: {seeds: 5, narrow: unled{4, removesLast}.play},
 	simbug.ChangeToldRefused: {seeds: 10},
 	simbug.ChangeTwice:       {seeds: 60, narrow: only("bad network", "update peer URLs")},
 	simbug.SecondChange:      {seeds: 10},

@@ -79,10 +79,31 @@ func (op *operator) request(via *member, c membership.Change, then func(*request
 			w.fail("encode %+v: %v", c, err)
 			return
 		}
-		via.waiting[id] = func(o outcome) { w.after(w.between(0, time.Millisecond), func() { end(o, true) }) }
+		via.waiting[id] = func(o outcome) {
+			op.confirm(via, via.life, c, o, func() { w.after(w.between(0, time.Millisecond), func() { end(o, true) }) })
+		}
 		via.step(func(s *node.Stepper) { s.ChangeMembers(id, via.clock()+op.patience, cc.GetContext()) })
 	})
 	w.after(op.patience, func() { end(outcome{}, false) })
+}
+
+// confirm is what Node.confirm does between a change's outcome and the answer.
+func (op *operator) confirm(via *member, life int, c membership.Change, o outcome, then func()) {
+	if !node.NeedsConfirmation(c) || !o.applied || o.err != nil || via.life == life && via.n.Removed() {
+		then()
+		return
+	}
+	via.do(life, func() {
+		id := via.drawID()
+		via.waiting[id] = func(confirmed outcome) {
+			if confirmed.err == nil {
+				then()
+				return
+			}
+			op.w.after(tick, func() { op.confirm(via, life, c, o, then) })
+		}
+		via.hand(id, machine.Noop, nil)
+	})
 }
 
 // judge holds what callers were told to the history once more, now that it is complete.

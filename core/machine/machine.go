@@ -67,8 +67,9 @@ type Machine struct {
 	replays  uint64 // see Replays
 }
 
-// Replays says up to which index entries are carried out again after a start: that a
-// member has diverged was reported when it happened. It may have been replaced since.
+// Replays says up to which index entries are carried out again after a start. That a
+// member has diverged was reported when it happened, if not here then by the others,
+// and it may have been replaced since: such a verdict is neither logged nor counted.
 func (m *Machine) Replays(upTo uint64) { m.replays = upTo }
 
 // LeaseEffect tells the leader's lessor what became of a lease.

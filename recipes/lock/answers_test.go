@@ -180,3 +180,67 @@ func lateCopy(t *testing.T, cluster *mustertest.Cluster, c *sdk.Client) {
 		})
 	}
 }
+
+// deaf keeps from the member what is sent of a lock while it is armed, and nothing else.
+type deaf struct {
+	net.Conn
+	armed *atomic.Bool
+}
+
+func (d *deaf) Write(b []byte) (int, error) {
+	if !d.armed.Load() {
+		return d.Conn.Write(b)
+	}
+	const header, data = 9, 0 // of HTTP/2's frames: size, and the type
+	var heard []byte
+	for rest := b; len(rest) > 0; {
+		n := len(rest)
+		if n > header {
+			n = min(n, header+(int(rest[0])<<16|int(rest[1])<<8|int(rest[2])))
+		}
+		if n <= header || rest[3] != data || !strings.Contains(string(rest[:n]), "deaf/") {
+			heard = append(heard, rest[:n]...)
+		}
+		rest = rest[n:]
+	}
+	_, err := d.Conn.Write(heard)
+	return len(b), err
+}
+
+// lateGivingUp has a waiter lose patience while nothing it says of the lock is heard, for longer than its lease lives. Its
+// session lives on, with the key: it would stand in the way of everybody else.
+func lateGivingUp(t *testing.T, cluster *mustertest.Cluster, c *sdk.Client) {
+	t.Parallel()
+	var armed atomic.Bool
+	faulty := cluster.Open(sdk.Config{Dial: func(ctx context.Context, addr string) (net.Conn, error) {
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, "tcp", addr)
+		return &deaf{conn, &armed}, err
+	}})
+	holder, err := lock.NewMutex(session(t, c), "deaf").Lock(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := session(t, faulty, sdk.WithTTL(2*time.Second))
+	ctx, cancel := context.WithCancel(t.Context())
+	failed := make(chan error)
+	go func() {
+		_, err := lock.NewMutex(s, "deaf").Lock(ctx)
+		failed <- err
+	}()
+	waiters(t, c, "deaf", 2)
+	armed.Store(true)
+	cancel()
+	if err := <-failed; !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v; want context.Canceled", err)
+	}
+	waiters(t, c, "deaf", 2)
+	armed.Store(false)
+	if err := holder.Unlock(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	waiters(t, c, "deaf", 0)
+	if s.Err() != nil {
+		t.Errorf("the session has ended meanwhile: %v", s.Err())
+	}
+}

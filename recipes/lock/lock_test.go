@@ -69,6 +69,7 @@ func TestLock(t *testing.T) {
 		{"ExcludesEtcdsOwnClients", interop},
 		{"SurvivesLostAnswers", lostAnswers},
 		{"LateCopyOfARequestLeavesNoKey", lateCopy},
+		{"WaiterThatCannotGiveUpInTimeGoesOnTrying", lateGivingUp},
 	} {
 		t.Run(tc.name, func(t *testing.T) { tc.test(t, cluster, c) })
 	}

@@ -14,7 +14,8 @@
 //
 // # Concurrency
 //
-// A Place is used by one goroutine at a time; Guard and Verify by any number. No goroutine is left behind.
+// A Place is used by one goroutine at a time; Guard and Verify by any number. A goroutine is left behind only by
+// who can't give up a place in time: it goes on trying until the session ends.
 //
 // # Refused, and what can't be undone
 //

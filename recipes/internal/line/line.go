@@ -14,7 +14,7 @@ import (
 // ErrGone: the own key doesn't stand any more.
 var ErrGone = errors.New("the key was deleted")
 
-// cleanupTime bounds what is done after the caller's context has ended.
+// cleanupTime bounds how long a caller whose context has ended is kept, and one attempt later.
 const cleanupTime = 5 * time.Second
 
 // Config names a place.
@@ -240,21 +240,42 @@ func (p *Place) gone(ctx context.Context, t sdk.Txn) error {
 	return err
 }
 
-// cleanUp gives the place up after ctx has ended. What it can't delete in time, the lease's end does.
+// cleanUp gives the place up after ctx has ended. What can't be deleted in time is deleted later: the session may live on,
+// and with it a place that nobody knows of and everybody waits for. (Not a shared one: it may have been entered again.)
 func (p *Place) cleanUp(ctx context.Context) {
 	s := p.cfg.Session
 	if p.Rev == 0 && !p.doubt || p.cfg.Shared && (p.found || p.Rev == 0) {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(cleanupTime, time.Until(s.Deadline())))
-	defer cancel()
-	if p.Rev == 0 {
-		// Whether the key was created isn't known, so it is deleted by name; the name is used once only.
-		fence := sdk.OpPut(p.fence, nil, sdk.WithLease(s.Lease()))
-		_ = p.gone(ctx, sdk.Txn{Then: []sdk.Op{sdk.OpDelete(p.Key), fence}})
+	try := func() (over bool) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
+		defer cancel()
+		ctx, end := Join(ctx, s)
+		defer end()
+		return p.abandon(ctx) == nil || s.Err() != nil
+	}
+	if try() || p.cfg.Shared {
 		return
 	}
-	_ = p.Leave(ctx)
+	go func() {
+		const pause = time.Second
+		for over := false; !over; over = try() {
+			select {
+			case <-time.After(pause):
+			case <-s.Done():
+				return
+			}
+		}
+	}()
+}
+
+func (p *Place) abandon(ctx context.Context) error {
+	if p.Rev != 0 {
+		return p.Leave(ctx)
+	}
+	// Whether the key was created isn't known, so it is deleted by name; the name is used once only.
+	fence := sdk.OpPut(p.fence, nil, sdk.WithLease(p.cfg.Session.Lease()))
+	return p.gone(ctx, sdk.Txn{Then: []sdk.Op{sdk.OpDelete(p.Key), fence}})
 }
 
 func unknown(err error) bool { return errors.Is(err, sdk.ErrUnknownOutcome) }

@@ -379,8 +379,7 @@ func (op *operator) nonsense(via *member) bool {
 	fresh := membership.Member{ID: via.n.FreshID(m.PeerURLs, via.cfg.Wall()), PeerURLs: m.PeerURLs}
 	changes := []membership.Change{
 		{Op: membership.AddVoter, Member: membership.Member{ID: removed, PeerURLs: []string{w.freshURL()}}},
-		{Op: membership.AddLearner, Member: fresh},
-		{Op: membership.AddVoter, Member: fresh},
+		{Op: membership.AddLearner, Member: fresh}, // no voter: the URL may be free by then
 		{Op: membership.Promote, Member: membership.Member{ID: m.ID}},
 		{Op: membership.Remove, Member: membership.Member{ID: removed}},
 		{Op: membership.UpdatePeer, Member: membership.Member{ID: removed, PeerURLs: []string{w.freshURL()}}},

@@ -52,6 +52,7 @@
 //
 //   - A command is acknowledged only when a quorum has it on disk and this
 //     member has applied it. Waiters and hub hear of it after the view is published.
+//     A removal, promotion or move also when a quorum has on disk that it is committed.
 //   - What was sent to a leader is never sent again.
 //   - After a failed log write the node ends: nobody knows what the disk holds.
 //   - On open the log starts at or before the newest checkpoint and reaches at

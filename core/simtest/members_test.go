@@ -381,7 +381,7 @@ func (c moving) play(o *Options) {
 	o.script = func(w *World) {
 		campaign(w)
 		leads, moves := w.members[0], w.members[1]
-		was, moved, led := moves.urls[0], false, false
+		was, moved := moves.urls[0], false
 		fall := func() {
 			moved = true
 			w.net.leave(was, moves)
@@ -401,16 +401,19 @@ func (c moving) play(o *Options) {
 			w.operator.request(leads, change, nil)
 			onceListed(w, leads, func(p membership.Member) bool { return p.PeerURLs[0] == url }, true, fall)
 		})
-		w.after(8*time.Second, func() {
-			led = w.leader() != nil
-			leads.startIn(0)
-		})
-		w.after(15*time.Second, func() {
-			if !moved || !led {
-				w.fail("it moved: %v; there was a leader after it: %v", moved, led)
-			}
-		})
+		mustBeLedWithout(w, leads, 8*time.Second, &moved)
 	}
+}
+
+// mustBeLedWithout wants something to have been done, and another leader to be there, at a
+// time after the one that did it was lost. It comes back then.
+func mustBeLedWithout(w *World, lost *member, at time.Duration, done *bool) {
+	w.after(at, func() {
+		if !*done || w.leader() == nil {
+			w.fail("it was done: %v; there is a leader: %v", *done, w.leader() != nil)
+		}
+		lost.startIn(0)
+	})
 }
 
 // As in seed 1795412641844833767: of those who are left nobody knows that the move is
@@ -486,7 +489,7 @@ func (c unled) play(o *Options) {
 	o.shape.lax = true // nobody has been there for long
 	o.script = func(w *World) {
 		campaign(w)
-		a, accepted, led := w.members[0], false, false
+		a, accepted := w.members[0], false
 		if c.members == 2 {
 			w.after(time.Second, func() {
 				l := w.newHost("http://h1:2380", "m2", map[string][]string{a.cfg.Name: a.urls})
@@ -508,15 +511,7 @@ func (c unled) play(o *Options) {
 				}
 			})
 		})
-		w.after(12*time.Second, func() {
-			led = w.leader() != nil
-			a.startIn(0)
-		})
-		w.after(15*time.Second, func() {
-			if !accepted || !led {
-				w.fail("the change was accepted: %v; there was a leader after it: %v", accepted, led)
-			}
-		})
+		mustBeLedWithout(w, a, 12*time.Second, &accepted)
 	}
 }
 

@@ -34,9 +34,10 @@
 // A sender that this member has not heard of is taken on trust, with the URLs
 // from its hello, up to 16 of them: a member that was away while others were
 // replaced could otherwise never be reached by a leader it does not know. For the
-// same reason a member is dialled where it says it is, too. A
-// sender that was removed is told so (ErrRemoved, Handler.Expelled). A peer that
-// leaves gets what is queued for it, which may be the news of its removal.
+// same reason a member is dialled where it says it is, too, in its last few hellos,
+// and says so again, beside its streams, when it is elsewhere. A sender that was
+// removed is told so (ErrRemoved, Handler.Expelled). A peer that leaves gets what is
+// queued for it, which may be the news of its removal.
 //
 // # Contract
 //

@@ -279,26 +279,26 @@ func (p *peer) heardFrom(urls []string) {
 	const most = 8 // that one moved through
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	said := slices.Clone(urls)
-	for _, u := range p.mu.said {
-		if len(said) < most && !slices.Contains(said, u) {
-			said = append(said, u)
-		}
-	}
-	p.mu.said = said
+	said := union(urls, p.mu.said)
+	p.mu.said = said[:min(len(said), max(len(urls), most))]
 }
 
 // urls is where to dial the peer: where it is known to be, then where it says it is.
 func (p *peer) urls() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	urls := slices.Clone(p.mu.urls)
-	for _, u := range p.mu.said {
-		if !slices.Contains(urls, u) {
-			urls = append(urls, u)
+	return union(p.mu.urls, p.mu.said)
+}
+
+// union gives a copy of first, and what then has besides.
+func union(first, then []string) []string {
+	all := slices.Clone(first)
+	for _, u := range then {
+		if !slices.Contains(all, u) {
+			all = append(all, u)
 		}
 	}
-	return urls
+	return all
 }
 
 // dial tries a member's URLs in order and says hello on the first that answers.

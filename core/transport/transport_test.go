@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -302,152 +301,6 @@ func TestSendNeverBlocksAndItsQueueIsBounded(t *testing.T) {
 	t.Fatal("10,000 frames of 256 KiB went into a queue of 1 MiB")
 }
 
-func TestAStrangerThatSaysWhereItIsReachedIsAnswered(t *testing.T) {
-	la, lb := listen(t, "127.0.0.1:0"), listen(t, "127.0.0.1:0")
-	ha, hb := newInbox(), newInbox()
-	hb.strict = true
-	a, b := open(t, 1, 7, ha, la), open(t, 2, 7, hb, lb)
-	a.SetPeers(map[uint64][]string{1: {urlOf(la)}, 2: {urlOf(lb)}})
-	sendUntilUp(t, a, 2, "you lag behind")
-	hb.want(t, "you lag behind")
-	sendUntilUp(t, b, 1, "now I know you")
-	ha.want(t, "now I know you")
-	b.SetPeers(map[uint64][]string{2: {urlOf(lb)}}) // what b knows so far
-	sendUntilUp(t, b, 1, "still")
-	ha.want(t, "still")
-}
-
-// What a member away knows of where the leader is may be of the past, and the news
-// of it would only come by its answers.
-func TestAMemberThatMovedIsAnsweredByOneThatKnowsOnlyWhereItWas(t *testing.T) {
-	la, lb, was := listen(t, "127.0.0.1:0"), listen(t, "127.0.0.1:0"), listen(t, "127.0.0.1:0")
-	was.Close()
-	ha, hb := newInbox(), newInbox()
-	a, b := open(t, 1, 7, ha, la), open(t, 2, 7, hb, lb)
-	b.SetPeers(map[uint64][]string{1: {urlOf(was)}, 2: {urlOf(lb)}})
-	a.SetPeers(map[uint64][]string{1: {urlOf(la)}, 2: {urlOf(lb)}})
-	sendUntilUp(t, a, 2, "I have moved")
-	hb.want(t, "I have moved")
-	sendUntilUp(t, b, 1, "so I see")
-	ha.want(t, "so I see")
-}
-
-// It need not restart for that: it may be reached through somebody who is told elsewhere.
-func TestAMemberThatMovesTellsThoseItIsConnectedTo(t *testing.T) {
-	la, lb, was := listen(t, "127.0.0.1:0"), listen(t, "127.0.0.1:0"), listen(t, "127.0.0.1:0")
-	was.Close()
-	ha, hb := newInbox(), newInbox()
-	a, b := open(t, 1, 7, ha, la), open(t, 2, 7, hb, lb)
-	b.SetPeers(map[uint64][]string{1: {urlOf(was)}, 2: {urlOf(lb)}})
-	a.SetPeers(map[uint64][]string{1: {urlOf(was)}, 2: {urlOf(lb)}})
-	sendUntilUp(t, a, 2, "before")
-	hb.want(t, "before")
-	if b.Send(1, []byte("lost")) {
-		t.Fatal("a peer that is nowhere was sent to")
-	}
-	since := a.ActiveSince(2)
-	a.SetPeers(map[uint64][]string{1: {urlOf(was), urlOf(la)}, 2: {urlOf(lb)}})
-	sendUntilUp(t, b, 1, "so I see")
-	ha.want(t, "so I see")
-	if now := a.ActiveSince(2); now != since {
-		t.Fatalf("the stream has been up since %v, and before it moved since %v", now, since)
-	}
-}
-
-func TestAMemberThatMovesTellsThemAgainWhoHadNoRoom(t *testing.T) {
-	la, lb, was := listen(t, "127.0.0.1:0"), listen(t, "127.0.0.1:0"), listen(t, "127.0.0.1:0")
-	was.Close()
-	ha, hb := newInbox(), newInbox()
-	a := open(t, 1, 7, ha, la)
-	b := Open(Config{Listeners: []net.Listener{lb}, Self: 2, ClusterID: 7, Handler: hb, MaxConns: 2})
-	t.Cleanup(b.Close)
-	b.SetPeers(map[uint64][]string{1: {urlOf(was)}, 2: {urlOf(lb)}})
-	a.SetPeers(map[uint64][]string{1: {urlOf(was)}, 2: {urlOf(lb)}})
-	sendUntilUp(t, a, 2, "before")
-	hb.want(t, "before")
-	other, err := net.Dial("tcp", lb.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, func() bool { b.mu.Lock(); defer b.mu.Unlock(); return len(b.mu.conns) == 2 })
-	a.SetPeers(map[uint64][]string{1: {urlOf(was), urlOf(la)}, 2: {urlOf(lb)}})
-	p := a.mu.peers[2]
-	eventually(t, func() bool { p.mu.Lock(); defer p.mu.Unlock(); return p.mu.greeting && !p.mu.stale }) // it tries
-	other.Close()
-	sendUntilUp(t, b, 1, "so I see")
-	ha.want(t, "so I see")
-}
-
-// A member that has just joined has no state: whom it was told of are strangers to it.
-func TestAMemberWithoutStateAnswersOneThatMoved(t *testing.T) {
-	la, lb, was := listen(t, "127.0.0.1:0"), listen(t, "127.0.0.1:0"), listen(t, "127.0.0.1:0")
-	was.Close()
-	ha, hb := newInbox(), newInbox()
-	hb.strict = true
-	a, b := open(t, 1, 7, ha, la), open(t, 2, 7, hb, lb)
-	b.SetPeers(map[uint64][]string{1: {urlOf(was)}, 2: {urlOf(lb)}})
-	a.SetPeers(map[uint64][]string{1: {urlOf(la)}, 2: {urlOf(lb)}})
-	sendUntilUp(t, a, 2, "I have moved")
-	hb.want(t, "I have moved")
-	sendUntilUp(t, b, 1, "so I see")
-	ha.want(t, "so I see")
-}
-
-func TestAStrangerThatRestartsElsewhereIsAnswered(t *testing.T) {
-	la, lb, moved := listen(t, "127.0.0.1:0"), listen(t, "127.0.0.1:0"), listen(t, "127.0.0.1:0")
-	hb := newInbox()
-	hb.strict = true
-	a, b := open(t, 1, 7, newInbox(), la), open(t, 2, 7, hb, lb)
-	b.SetPeers(map[uint64][]string{2: {urlOf(lb)}})
-	a.SetPeers(map[uint64][]string{1: {urlOf(la)}, 2: {urlOf(lb)}})
-	sendUntilUp(t, a, 2, "before")
-	hb.want(t, "before")
-	sendUntilUp(t, b, 1, "welcome")
-	a.Close()
-	eventually(t, func() bool { return b.ActiveSince(1).IsZero() })
-	ha := newInbox()
-	a = open(t, 1, 7, ha, moved)
-	a.SetPeers(map[uint64][]string{1: {urlOf(moved)}, 2: {urlOf(lb)}})
-	sendUntilUp(t, b, 1, "there you are")
-	ha.want(t, "there you are")
-}
-
-// A member may be connected to before it has told its transport of anybody.
-func TestAHelloThatWaitsForAStartIsHeard(t *testing.T) {
-	was := listen(t, "127.0.0.1:0")
-	was.Close()
-	for range 20 {
-		la, lb := listen(t, "127.0.0.1:0"), listen(t, "127.0.0.1:0")
-		ha, hb := newInbox(), newInbox()
-		a := open(t, 1, 7, ha, la)
-		a.SetPeers(map[uint64][]string{1: {urlOf(la)}, 2: {urlOf(lb)}})
-		b := Open(Config{
-			Listeners: []net.Listener{lb}, Self: 2, ClusterID: 7, Handler: hb,
-			Peers: map[uint64][]string{1: {urlOf(was)}, 2: {urlOf(lb)}},
-		})
-		t.Cleanup(b.Close)
-		sendUntilUp(t, b, 1, "so I see")
-		ha.want(t, "so I see")
-	}
-}
-
-// Of hellos that waited together the one that is read last may be the oldest.
-func TestAnOldHelloDoesNotHideANewerOne(t *testing.T) {
-	p := &peer{}
-	p.mu.urls = []string{"http://list:1"}
-	p.heardFrom([]string{"http://new:1", "http://list:1"})
-	p.heardFrom([]string{"http://old:1"})
-	if got, want := p.urls(), []string{"http://list:1", "http://old:1", "http://new:1"}; !slices.Equal(got, want) {
-		t.Fatalf("it is looked for at %v, want %v", got, want)
-	}
-	for i := range 100 {
-		p.heardFrom([]string{fmt.Sprintf("http://h:%d", i)})
-	}
-	if got := p.urls(); len(got) > 10 || !slices.Contains(got, "http://h:99") || !slices.Contains(got, "http://h:98") {
-		t.Fatalf("after many moves it is looked for at %v", got)
-	}
-}
-
 func TestARemovedPeerGetsWhatIsQueuedAndIsToldOnItsNextDial(t *testing.T) {
 	la, lb := listen(t, "127.0.0.1:0"), listen(t, "127.0.0.1:0")
 	ha, hb := newInbox(), newInbox()
@@ -518,20 +371,5 @@ func TestWhoAsksAMemberThatIsBeingStartedIsTurnedAwayAtOnce(t *testing.T) {
 	defer c.Close()
 	if err := <-accepted; err != nil {
 		t.Fatalf("the listener is of no use afterwards: %v", err)
-	}
-}
-
-func TestAHelloHasRoomForTheFirstURLs(t *testing.T) {
-	h := hello{kind: streamConn, cluster: 7, from: 1, to: 2}
-	for i := range 1000 {
-		h.urls = append(h.urls, fmt.Sprintf("http://host-%d:2380", i))
-	}
-	got, err := readHello(bytes.NewReader(h.encode()))
-	if err != nil || len(got.urls) < 100 || !slices.Equal(got.urls, h.urls[:len(got.urls)]) {
-		t.Fatalf("%d URLs arrived: %v", len(got.urls), err)
-	}
-	h.urls = []string{strings.Repeat("x", 5000)}
-	if got, err := readHello(bytes.NewReader(h.encode())); err != nil || len(got.urls) != 0 {
-		t.Fatalf("one URL without end: %v, %v", got.urls, err)
 	}
 }

@@ -60,7 +60,8 @@ func configure(opts []Option) config {
 func prefix(name string) string { return strings.TrimSuffix(name, "/") + "/" }
 
 // Campaign stands as a candidate with the value and waits to be elected. When ctx or the session ends first, it
-// withdraws and returns the reason.
+// withdraws and returns the reason; if no member takes that for 5 s, withdrawing goes on in the background until the
+// session ends.
 func (e *Election) Campaign(ctx context.Context, value []byte) (*Leadership, error) {
 	p, err := line.Enter(ctx, line.Config{Session: e.session, Prefix: e.prefix, Value: value, Shared: e.shared})
 	if err != nil {

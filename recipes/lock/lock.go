@@ -51,7 +51,7 @@ func NewMutex(s *sdk.Session, name string, opts ...Option) *Mutex {
 }
 
 // Lock waits for its turn, first come first served. When ctx or the session ends first, it leaves the queue and
-// returns the reason.
+// returns the reason; if no member takes that for 5 s, leaving goes on in the background until the session ends.
 func (m *Mutex) Lock(ctx context.Context) (*Lock, error) {
 	p, err := line.Enter(ctx, m.line())
 	return m.held(p, err)

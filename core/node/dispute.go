@@ -26,6 +26,8 @@ import (
 // A verdict costs no majority its members, so it can't take the quorum away.
 type dispute struct {
 	checked []machine.Checked // this member's own hashes at the last checks
+	differs uint64            // the last check found another hash than the leader's there; 0: it did not
+	again   time.Duration     // when that is told again: the word may be lost, and without writes there is no other check
 
 	// The leader's part.
 	index   uint64 // in dispute; 0: none
@@ -33,6 +35,9 @@ type dispute struct {
 	hashes  map[uint64]uint64 // by member
 	judged  bool              // there has been a verdict
 	accused []uint64          // the verdicts so far named these
+
+	decided   uint64   // index of the last verdict that named anybody:
+	convicted []uint64 // these, who may tell again before they have heard it
 }
 
 // disputeTime is how long a dispute waits for members that don't answer.
@@ -57,13 +62,33 @@ func (s *Stepper) noteChecked(found []machine.Checked) {
 		if d.checked = append(d.checked, c); len(d.checked) > keep {
 			d.checked = d.checked[1:]
 		}
-		switch {
-		case s.leases.active && (c.Differs || s.cfg.View().Disputed): // it was another leader's check, or may end the alarm
-			s.takeHash(s.cfg.ID, c.Index, c.Hash)
-		case c.Differs:
-			s.tellHash(s.leader, c.Index)
+		d.differs = 0
+		if c.Differs {
+			d.differs, d.again = c.Index, s.now+s.cfg.CheckEvery
+		}
+		if c.Differs || s.leases.active && s.cfg.View().Disputed { // the latter may end the alarm
+			s.tellOf(c.Index)
 		}
 	}
+}
+
+// tellAgain repeats that this member's hash differs, until a verdict or an equal check.
+func (s *Stepper) tellAgain() {
+	d := &s.dispute
+	if d.differs != 0 && s.now >= d.again && !s.cfg.View().Disputed {
+		d.again = s.now + s.cfg.CheckEvery
+		s.tellOf(d.differs)
+	}
+}
+
+// tellOf tells the leader of this member's hash, which may be itself: then the check
+// was another leader's.
+func (s *Stepper) tellOf(index uint64) {
+	if h, ok := s.dispute.own(index); ok && s.leases.active {
+		s.takeHash(s.cfg.ID, index, h)
+		return
+	}
+	s.tellHash(s.leader, index)
 }
 
 func (s *Stepper) tellHash(to, index uint64) {
@@ -81,9 +106,13 @@ func (s *Stepper) receiveHash(from uint64, m *Message) {
 // takeHash takes a member's hash, and asks all for theirs if this is the first.
 func (s *Stepper) takeHash(from, index, hash uint64) {
 	d := &s.dispute
+	if index == d.decided && slices.Contains(d.convicted, from) {
+		return
+	}
 	own, known := d.own(index)
 	if !known || d.index != 0 && d.index != index {
-		return // a later check will show it again
+		s.checkedAt = 0 // a later check will show it again, also if nothing is written
+		return
 	}
 	if d.index == 0 {
 		d.index, d.began = index, s.now
@@ -122,6 +151,7 @@ func (s *Stepper) judge(v *machine.View) {
 	if s.own(machine.HashVerdict, machine.Verdict{Index: d.index, Hash: right, Diverged: wrong}.Encode()) != 0 {
 		d.judged = true
 		d.accused = append(d.accused, wrong...)
+		d.decided, d.convicted = d.index, d.accused
 	}
 }
 
@@ -146,6 +176,9 @@ func (s *Stepper) disputed(v *machine.View) bool {
 		return false
 	}
 	if s.now-d.began >= disputeTime || d.judged {
+		if !d.judged {
+			s.checkedAt = 0 // some can't tell of that index
+		}
 		d.end()
 		return false
 	}

@@ -94,3 +94,69 @@ func TestWithoutAMajorityForAnyHashNobodyServes(t *testing.T) {
 		t.Fatalf("alarms %v, disputed %v", v.Alarms, v.Disputed)
 	}
 }
+
+// A cluster in which nobody writes makes no entry that a later check could be about.
+func TestADifferenceIsFoundOutWithoutAnyWrite(t *testing.T) {
+	for name, test := range map[string]struct {
+		slow uint64 // whose machine stands still until member 3 has told
+		lost bool   // what member 3 tells at first
+	}{
+		"in peace":                                      {},
+		"though the word of it is lost once":            {lost: true},
+		"though the leader carries the check out later": {slow: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newTrio(t)
+			for range 15 { // what a beginning has to be checked
+				c.tick()
+			}
+			c.put(1, []byte{0x0a, 1, 'a'})
+			c.settle()
+			forged := (&machine.Command{Kind: machine.Put, Body: []byte{0x0a, 1, 'b'}}).AppendTo(nil)
+			c.apps[3].Machine.Apply(0, 1, forged, false)
+			c.put(1, []byte{0x0a, 1, 'c'})
+			c.settle()
+			told := false
+			c.sent = func(from uint64, e Envelope) {
+				if from == 3 && e.Msg.kind == msgHash && !told {
+					told = true
+					c.cut[[2]uint64{3, 1}] = test.lost
+				}
+				if slices.Contains(c.steps[1].dispute.accused, 3) {
+					c.slow = 3 // it would stop
+				}
+			}
+			c.slow = test.slow
+			for range 15 {
+				c.tick()
+			}
+			if !told {
+				t.Fatal("member 3 found no difference")
+			}
+			c.cut[[2]uint64{3, 1}] = false
+			if test.slow != 0 {
+				c.slow = 0
+				c.catchUp(test.slow)
+			}
+			for range 30 {
+				c.tick()
+			}
+			if n := c.views[1].Diverged; n != 1 {
+				t.Fatalf("%d members are known to have diverged, want one", n)
+			}
+		})
+	}
+}
+
+// catchUp has a member's machine do what it was late to do.
+func (c *trio) catchUp(id uint64) {
+	c.t.Helper()
+	for _, t := range c.late {
+		done, _, err := c.apps[id].Run(t)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		c.steps[id].ApplyFinished(done)
+	}
+	c.late = nil
+}

@@ -219,6 +219,7 @@ func (s *Stepper) Tick() {
 	s.expire()
 	s.noteRemaining()
 	s.check()
+	s.tellAgain()
 }
 
 // standsStill reports whether this process did until now: ticks are missing.
@@ -313,7 +314,7 @@ func (s *Stepper) ApplyFinished(d ApplyDone) {
 	s.r.Applied(d.Task)
 	if d.Task.Restore != nil {
 		s.restoring.Add(-1)
-		s.dispute.checked = nil // they were of a state that is gone
+		s.dispute.checked, s.dispute.differs = nil, 0 // they were of a state that is gone
 	}
 	s.leases.apply(s, d.Leases)
 	s.noteChecked(d.Checked)
@@ -442,8 +443,9 @@ func (s *Stepper) check() {
 	if s.disputed(v) || v.Index == s.checkedAt || len(v.Members) == 1 && !v.Disputed {
 		return
 	}
-	s.own(machine.HashCheck, machine.EncodeHashCheck(v.Index, v.Hash))
-	s.checkedAt = v.Index + 1 // the check is itself an entry
+	if s.own(machine.HashCheck, machine.EncodeHashCheck(v.Index, v.Hash)) != 0 {
+		s.checkedAt = v.Index + 1 // the check is itself an entry
+	}
 }
 
 // own proposes a command of the stepper's own and returns its id, 0 if raft

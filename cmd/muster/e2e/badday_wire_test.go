@@ -59,7 +59,7 @@ func TestGarbageOnEveryPortHarmsNobody(t *testing.T) {
 	for _, m := range c.Members {
 		awaitAnswer(t, m.DNS, webName, 0) // it has its index
 	}
-	term := must[*clientv3.StatusResponse](t)(memberStatus(t, cl, m)).RaftTerm
+	term := statusOf(t, cl, m).RaftTerm
 
 	rng := rand.NewChaCha8([32]byte{1}) // the same garbage each time
 	noise := func(n int) []byte {
@@ -128,7 +128,7 @@ func TestGarbageOnEveryPortHarmsNobody(t *testing.T) {
 		}
 	}
 	requireEvents(t, watch, "", "+k=m1", "+k=m2", "+k=m3")
-	if st := must[*clientv3.StatusResponse](t)(memberStatus(t, cl, m)); st.RaftTerm != term || len(st.Errors) > 0 {
+	if st := statusOf(t, cl, m); st.RaftTerm != term || len(st.Errors) > 0 {
 		t.Errorf("the term went from %d to %d, errors %v", term, st.RaftTerm, st.Errors)
 	}
 	for _, m := range c.Members {

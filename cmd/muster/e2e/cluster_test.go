@@ -198,6 +198,22 @@ func (c *Cluster) Leader(t *testing.T, cl *clientv3.Client) *Member {
 	return leader
 }
 
+// MakeLeader returns once m has been made the leader.
+func (c *Cluster) MakeLeader(t *testing.T, cl *clientv3.Client, m *Member) {
+	t.Helper()
+	eventually(t, m.Name+" leads", func() bool {
+		leader := c.Leader(t, cl)
+		if leader == m {
+			return true
+		}
+		st, err := memberStatus(t, cl, m)
+		if err == nil {
+			_, err = connect(t, leader.Client).MoveLeader(within(t, 5*time.Second), st.Header.MemberId)
+		}
+		return err == nil
+	})
+}
+
 // CatchUp returns once every member has applied all that was acknowledged.
 func (c *Cluster) CatchUp(t *testing.T) {
 	t.Helper()
@@ -214,6 +230,12 @@ func memberStatus(t *testing.T, cl *clientv3.Client, m *Member) (*clientv3.Statu
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	return cl.Status(ctx, m.Client)
+}
+
+// statusOf is that of a member that runs, however busy the machine is.
+func statusOf(t *testing.T, cl *clientv3.Client, m *Member) *clientv3.StatusResponse {
+	t.Helper()
+	return must[*clientv3.StatusResponse](t)(cl.Status(within(t, patience), m.Client))
 }
 
 // connect opens etcd's official client.

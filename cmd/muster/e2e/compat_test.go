@@ -121,7 +121,7 @@ func testMembers(t *testing.T, c *Cluster, cl *clientv3.Client, _ string) {
 	}
 	leaders := map[uint64]bool{}
 	for _, m := range c.Members {
-		st := must[*clientv3.StatusResponse](t)(cl.Status(within(t, patience), m.Client))
+		st := statusOf(t, cl, m)
 		leaders[st.Leader] = true
 		if st.Version != "3.7.3" || st.RaftTerm == 0 || st.RaftIndex == 0 || st.DbSize <= 0 || len(st.Errors) > 0 || st.IsLearner ||
 			st.Header.ClusterId != r.Header.ClusterId {

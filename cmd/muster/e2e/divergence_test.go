@@ -83,7 +83,7 @@ const (
 
 func memberID(t *testing.T, c *Cluster, m *Member) string {
 	t.Helper()
-	return fmt.Sprintf("%x", must[*clientv3.StatusResponse](t)(memberStatus(t, connect(t, m.Client), m)).Header.MemberId)
+	return fmt.Sprintf("%x", statusOf(t, connect(t, m.Client), m).Header.MemberId)
 }
 
 // requireStopped waits for a member to find out that it has diverged. It must have logged each of the errors before, and no others.
@@ -224,10 +224,7 @@ func TestNothingIsServedWhileNobodyCanTellWhoIsRightAndThenTheOddLeaderStops(t *
 		t.Errorf("members that disagree have the hashes %v", all)
 	}
 
-	if leader := two.Leader(t, cl); leader != odd {
-		to := must[*clientv3.StatusResponse](t)(memberStatus(t, cl, odd)).Header.MemberId
-		must[*clientv3.MoveLeaderResponse](t)(connect(t, leader.Client).MoveLeader(within(t, patience), to))
-	}
+	two.MakeLeader(t, cl, odd)
 	third.Launch(t)
 	requireStopped(t, odd, id, "no majority agrees")
 	for _, m := range []*Member{other, third} {
@@ -250,7 +247,7 @@ func TestRemovingTheOddOneOfTwoMembersLetsTheOtherServe(t *testing.T) {
 	c.CatchUp(t)
 	odd, other := c.Members[0], c.Members[1]
 	cl := connect(t, other.Client)
-	id := must[*clientv3.StatusResponse](t)(memberStatus(t, connect(t, odd.Client), odd)).Header.MemberId
+	id := statusOf(t, connect(t, odd.Client), odd).Header.MemberId
 	odd.Stop(t)
 	alter(t, odd, trueValue, forgedValue)
 	odd.Launch(t)

@@ -64,7 +64,7 @@ func overloaded(t *testing.T, members int, crowd crowd) {
 	c := startCluster(t, members, append(crowd.flags, fmt.Sprint("--max-pending-requests=", crowd.accepted))...)
 	admin := connect(t, c.Endpoints()...)
 	leader := c.Leader(t, admin)
-	term := must[*clientv3.StatusResponse](t)(memberStatus(t, admin, leader)).RaftTerm
+	term := statusOf(t, admin, leader).RaftTerm
 	reader := startSlowWatcher(t, leader)
 	bearable := flood(t, c, "f", crowd.accepted/4*members, max(crowd.duration/10, time.Second))
 	tenants := startTenants(t, c, crowd.ttl)
@@ -92,7 +92,7 @@ func overloaded(t *testing.T, members int, crowd crowd) {
 			t.Errorf("%d of the crowd's writes ended with %q", n, what)
 		}
 	}
-	st := must[*clientv3.StatusResponse](t)(memberStatus(t, admin, leader))
+	st := statusOf(t, admin, leader)
 	if st.RaftTerm != term || st.Leader != st.Header.MemberId {
 		t.Errorf("the term went from %d to %d, %x leads: leadership was lost", term, st.RaftTerm, st.Leader)
 	}

@@ -3,7 +3,6 @@ package e2e
 import (
 	"fmt"
 	"testing"
-	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
@@ -28,24 +27,10 @@ func TestALeaderWithoutAFlagLeavesTheClustersSettingsAsTheyAre(t *testing.T) {
 		}
 		return st.DbSizeQuota
 	}
-	lead := func(m *Member) {
-		t.Helper()
-		eventually(t, m.Name+" leads", func() bool {
-			leader := c.Leader(t, clients[m])
-			if leader == m {
-				return true
-			}
-			st, err := memberStatus(t, clients[m], m)
-			if err == nil {
-				_, err = clients[leader].MoveLeader(within(t, 5*time.Second), st.Header.MemberId)
-			}
-			return err == nil
-		})
-	}
 
-	lead(told)
+	c.MakeLeader(t, clients[told], told)
 	eventually(t, "both have the leader's quota", func() bool { return quotaOf(told) == quota && quotaOf(untold) == quota })
-	lead(untold)
+	c.MakeLeader(t, clients[untold], untold)
 	// A leader settles its settings no later than it has all compare their hashes,
 	// which is an entry and happens after each write. The first such may come before
 	// the index is read, so there is a second write.

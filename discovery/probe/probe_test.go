@@ -137,8 +137,12 @@ func (s *script) set(st discovery.Status) {
 	s.status = st
 }
 
+// open starts a runner whose jitter is half of what it may be unless told otherwise.
 func open(t *testing.T, cfg Config) *Runner {
 	t.Helper()
+	if cfg.Random == nil {
+		cfg.Random = func() float64 { return 0.5 }
+	}
 	r, err := Open(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)

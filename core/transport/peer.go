@@ -35,6 +35,7 @@ type peer struct {
 	ctx  context.Context // ends with the peer
 	stop context.CancelFunc
 	wake chan struct{}
+	here chan struct{} // the peer has dialled this member: it can be dialled now
 
 	stranger bool // guarded by Transport.mu: not one of SetPeers's
 
@@ -56,7 +57,7 @@ var errRetired = errors.New("peer was removed")
 
 func (t *Transport) startPeer(id uint64, urls []string) *peer {
 	ctx, stop := context.WithCancel(t.ctx)
-	p := &peer{t: t, id: id, ctx: ctx, stop: stop, wake: make(chan struct{}, 1)}
+	p := &peer{t: t, id: id, ctx: ctx, stop: stop, wake: make(chan struct{}, 1), here: make(chan struct{}, 1)}
 	p.mu.urls = slices.Clone(urls)
 	t.wg.Go(p.run)
 	return p
@@ -169,7 +170,7 @@ func (p *peer) setUp(up bool) {
 
 // run dials and drains until the peer is removed. It never gives up.
 func (p *peer) run() {
-	ctx, backoff := p.ctx, minBackoff
+	ctx, backoff := p.ctx, p.t.cfg.retry
 	var lastErr string
 	for ctx.Err() == nil {
 		if p.retired() {
@@ -194,12 +195,13 @@ func (p *peer) run() {
 			p.t.cfg.Handler.Unreachable(p.id)
 			select {
 			case <-ctx.Done():
+			case <-p.here:
 			case <-time.After(backoff):
 			}
 			backoff = min(backoff*2, maxBackoff)
 			continue
 		}
-		backoff, lastErr = minBackoff, ""
+		backoff, lastErr = p.t.cfg.retry, ""
 		p.t.cfg.Logger.Info("connected to peer", "peer", formatID(p.id))
 		p.setUp(true)
 		if !slices.Equal(h.urls, p.t.ownURLs()) {
@@ -273,14 +275,18 @@ func (p *peer) drain(ctx context.Context, conn net.Conn) error {
 	}
 }
 
-// heardFrom notes where the peer says it is. Hellos that waited together are read in any
+// heardFrom notes that the peer is there, and where it says it is. Hellos that waited together are read in any
 // order, so that the one before may be the newer: its URLs stay behind these.
 func (p *peer) heardFrom(urls []string) {
 	const most = 8 // that one moved through
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	said := union(urls, p.mu.said)
 	p.mu.said = said[:min(len(said), max(len(urls), most))]
+	p.mu.Unlock()
+	select {
+	case p.here <- struct{}{}:
+	default:
+	}
 }
 
 // urls is where to dial the peer: where it is known to be, then where it says it is.

@@ -58,6 +58,8 @@ type Config struct {
 	MaxConns        int // accepted at once, default 1024
 	Dial            func(ctx context.Context, url string) (net.Conn, error)
 	Metrics         Metrics
+
+	retry time.Duration // how long to wait after a dial that failed, at first; default 50 ms
 }
 
 // Metrics are told of what goes to and comes from peers, in bytes on the wire;
@@ -107,6 +109,9 @@ func Open(cfg Config) *Transport {
 	}
 	if cfg.Dial == nil {
 		cfg.Dial = DialURL
+	}
+	if cfg.retry == 0 {
+		cfg.retry = minBackoff
 	}
 	cfg.Metrics.setDefaults()
 	t := &Transport{cfg: cfg}
@@ -201,8 +206,8 @@ func (t *Transport) meet(id uint64, urls []string) bool {
 	return true
 }
 
-// hearFrom notes where a member says it is: this one may lag behind its move, and
-// would only hear of that from a leader that it can answer.
+// hearFrom notes that a member is there and where it says it is: this one may lag
+// behind its move, and would only hear of that from a leader that it can answer.
 func (t *Transport) hearFrom(id uint64, urls []string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

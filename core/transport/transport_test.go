@@ -9,6 +9,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -141,6 +142,29 @@ func TestFramesArriveInOrderAndAgainAfterTheOtherSideRestarts(t *testing.T) {
 			t.Fatal("the stream did not come back")
 		}
 	}
+}
+
+// It has come up, or can be reached again: to wait on would cost what is said meanwhile.
+func TestAPeerThatIsHeardIsDialledAtOnce(t *testing.T) {
+	la, lb := listen(t, "127.0.0.1:0"), listen(t, "127.0.0.1:0")
+	var away atomic.Bool
+	away.Store(true)
+	a := Open(Config{Listeners: []net.Listener{la}, Self: 1, ClusterID: 7, Handler: newInbox(), retry: time.Hour, Dial: func(ctx context.Context, url string) (net.Conn, error) {
+		if away.Load() {
+			return nil, errors.New("nobody there")
+		}
+		return DialURL(ctx, url)
+	}})
+	t.Cleanup(a.Close)
+	ha := a.cfg.Handler.(*inbox)
+	a.SetPeers(map[uint64][]string{1: {urlOf(la)}, 2: {urlOf(lb)}})
+	<-ha.lost // and now it waits
+	away.Store(false)
+	hb := newInbox()
+	b := open(t, 2, 7, hb, lb)
+	b.SetPeers(map[uint64][]string{1: {urlOf(la)}, 2: {urlOf(lb)}})
+	sendUntilUp(t, a, 2, "there you are")
+	hb.want(t, "there you are")
 }
 
 func TestForeignClusterWrongReceiverAndNonMemberAreRefusedByName(t *testing.T) {

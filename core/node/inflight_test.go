@@ -110,6 +110,86 @@ func TestWhatIsLostWithinATermIsForgottenWithItsCallers(t *testing.T) {
 	}
 }
 
+// A follower that has no connection to its leader knows what has not gone there.
+func TestWhatCannotBeSentWaitsForAConnectionAndIsExecutedOnceInOrder(t *testing.T) {
+	c := newTrio(t)
+	first := c.put(1, putBody(t, "first"))
+	c.settle()
+	down := true
+	c.down = func(from, to uint64) bool { return down && from == 2 && to == 1 }
+	var puts []uint64
+	for n := range 5 {
+		puts = append(puts, c.putBy(c.now+patience, 2, putBody(t, fmt.Sprint(n))))
+		c.tick()
+	}
+	change, renewal := c.remove(2, 3), c.nextID()
+	c.steps[2].Renew(renewal, 7)
+	c.settle()
+	if d := c.done[change]; !errors.Is(d.Err, ErrNoLeader) {
+		t.Errorf("a change that was not sent was told %v, want ErrNoLeader", d.Err)
+	}
+	for _, id := range puts {
+		if d, told := c.done[id]; told {
+			t.Errorf("put %d, which waits, was told %v", id, d.Err)
+		}
+	}
+	// One comes in the moment the connection is there: it must not overtake the others.
+	down = false
+	puts = append(puts, c.putBy(c.now+patience, 2, putBody(t, "last")))
+	c.settle()
+	c.tick()
+	// Or between one that could not be sent and the next that could.
+	tries := 0
+	c.down = func(from, to uint64) bool {
+		if from == 2 && to == 1 {
+			tries++
+		}
+		return tries == 1
+	}
+	puts = append(puts, c.putBy(c.now+patience, 2, putBody(t, "one")), c.putBy(c.now+patience, 2, putBody(t, "two")))
+	c.settle()
+	c.tick()
+	last := c.results[first].Rev
+	for _, id := range puts {
+		res := c.results[id]
+		if res.Rev != last+1 {
+			t.Errorf("put %d was executed at revision %d, the one before at %d; it was told %v", id, res.Rev, last, c.done[id].Err)
+		}
+		last = res.Rev
+	}
+	if d, told := c.done[renewal]; !told || !errors.Is(d.Err, ErrLeaseNotFound) {
+		t.Errorf("the renewal was told %v, %t; want the leader's answer", d.Err, told)
+	}
+	if requests, _ := kept(c.steps[2]); requests != 0 || c.steps[2].heldBytes != 0 {
+		t.Errorf("%d requests and %d bytes are kept in the end", requests, c.steps[2].heldBytes)
+	}
+}
+
+func TestWhatCouldNotBeSentInTimeIsRefusedAndNeverExecuted(t *testing.T) {
+	c := newTrio(t)
+	down := true
+	c.down = func(from, to uint64) bool { return down && from == 2 && to == 1 }
+	var puts []uint64
+	for range 100 {
+		puts = append(puts, c.putBy(c.now+patience, 2, putBody(t, "k")))
+		c.tick()
+		if requests, bytes := kept(c.steps[2]); requests > 25 || bytes > 0 {
+			t.Fatalf("after %v: %d requests and %d bytes are kept", c.now, requests, bytes)
+		}
+	}
+	down = false
+	for range 30 {
+		c.tick()
+	}
+	const inTime = 81 // the first whose deadline was not over when the connection came
+	for n, id := range puts {
+		res, executed := c.results[id]
+		if d, told := c.done[id]; executed != (n >= inTime) || told == executed || res.Err != nil || told && !errors.Is(d.Err, ErrNoLeader) {
+			t.Errorf("put %d has the result %+v, %t, and was told %v, %t", n, res, executed, d.Err, told)
+		}
+	}
+}
+
 func TestReadsThatFindNoLeaderAreForgottenWithTheirCallers(t *testing.T) {
 	c := newTrio(t)
 	for _, other := range []uint64{1, 3} {

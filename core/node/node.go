@@ -272,7 +272,12 @@ func (n *Node) carryOut(s *Stepper) {
 	} else {
 		n.gap.Store(0)
 	}
-	for _, e := range eff.Send {
+	for i := range eff.Send {
+		e := &eff.Send[i]
+		if s.MustWait(e) {
+			s.Unsent(e)
+			continue
+		}
 		frame, err := e.Msg.AppendTo(nil)
 		if err != nil {
 			n.stop(fmt.Errorf("encode a peer message: %w", err))
@@ -280,7 +285,7 @@ func (n *Node) carryOut(s *Stepper) {
 		}
 		n.noteBeat(e)
 		if !n.peers.Send(e.To, frame) {
-			s.Unreachable(e.To)
+			s.Unsent(e)
 		}
 	}
 	for _, m := range eff.Snapshots {
@@ -309,7 +314,7 @@ func (n *Node) noteTick(s *Stepper) {
 
 // noteBeat and noteAnswer time the round trip of heartbeats: of the first one
 // that is not answered yet, unless that was lost.
-func (n *Node) noteBeat(e Envelope) {
+func (n *Node) noteBeat(e *Envelope) {
 	if e.Msg.Raft.GetType() != raftpb.MessageType_MsgHeartbeat || n.cfg.Metrics.PeerRoundTrip == nil {
 		return
 	}

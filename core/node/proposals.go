@@ -12,21 +12,32 @@ import (
 )
 
 // What becomes of a batch: proposed by a leader, forwarded to one, or held until
-// there is one; then spotted in the log, and settled when its place there is applied.
+// there is one and a connection to it; then spotted in the log, and settled when its place there is applied.
 
 // Propose takes a batch of this member's clients' commands.
 func (s *Stepper) Propose(b *Batch) {
 	switch {
 	case s.role == raft.StateLeader:
 		s.propose(b)
-	case s.leader != 0:
+	case s.leader != 0 && len(s.held) == 0:
 		s.forward(b)
-	case s.heldBytes+len(b.Data) > maxHeldBytes:
-		s.fail(b, ErrTooManyRequests)
 	default:
-		s.held = append(s.held, b)
-		s.heldBytes += len(b.Data)
+		s.hold(b)
 	}
+}
+
+// hold keeps a batch in the order of the ids, which is that of its client's calls.
+func (s *Stepper) hold(b *Batch) {
+	if s.heldBytes+len(b.Data) > maxHeldBytes {
+		s.fail(b, ErrTooManyRequests)
+		return
+	}
+	at := len(s.held)
+	for at > 0 && s.held[at-1].IDs[0] > b.IDs[0] {
+		at--
+	}
+	s.held = slices.Insert(s.held, at, b)
+	s.heldBytes += len(b.Data)
 }
 
 func (s *Stepper) propose(b *Batch) {
@@ -48,6 +59,48 @@ func (s *Stepper) propose(b *Batch) {
 func (s *Stepper) forward(b *Batch) {
 	s.send(s.leader, &Message{kind: msgForward, content: &content{seq: b.IDs[0], batch: b.Data}})
 	s.track(b, s.leader)
+}
+
+// MustWait reports that a message is a batch that may not be sent, for one before it was
+// not: whoever receives batches takes none that has been overtaken. It goes to Unsent, too.
+func (s *Stepper) MustWait(e *Envelope) bool {
+	return e.Msg.kind == msgForward && len(s.held) > 0 && s.held[0].IDs[0] < e.Msg.seq
+}
+
+// Unsent takes back a message to a peer that there is no connection to. What callers of
+// ours wait for is tried again with the next tick, until they have stopped waiting:
+// nobody else would tell that it was lost.
+func (s *Stepper) Unsent(e *Envelope) {
+	s.r.ReportUnreachable(e.To)
+	switch e.Msg.kind {
+	case msgForward:
+		if b := s.unsent(e); b != nil {
+			b.Data = e.Msg.batch
+			if again, err := adopt(b.Data); err == nil { // it is our own
+				b.offs = again.offs
+			}
+			s.hold(b)
+		}
+	case msgChange:
+		if b := s.unsent(e); b != nil {
+			s.fail(b, ErrNoLeader)
+		}
+	case msgRenew:
+		if q, ok := s.leases.sent[e.Msg.seq]; ok && q.leader == e.To {
+			delete(s.leases.sent, e.Msg.seq)
+			s.leases.held = append(s.leases.held, q.question)
+		}
+	}
+}
+
+// unsent forgets that a batch was sent, nil if that has been given up already.
+func (s *Stepper) unsent(e *Envelope) *Batch {
+	b := s.inflight[e.Msg.seq]
+	if b == nil || b.sentTo != e.To || b.index != 0 {
+		return nil
+	}
+	delete(s.inflight, e.Msg.seq)
+	return b
 }
 
 // track remembers whose batch is on its way, not what is in it: it is never sent again.
@@ -164,7 +217,11 @@ func (s *Stepper) abandonSent() {
 	}
 }
 
+// releaseHeld proposes or sends what waits, if there is a leader.
 func (s *Stepper) releaseHeld() {
+	if s.leader == 0 {
+		return
+	}
 	held := s.held
 	s.held, s.heldBytes = nil, 0
 	for _, b := range held {
@@ -172,4 +229,4 @@ func (s *Stepper) releaseHeld() {
 	}
 }
 
-const maxHeldBytes = 16 << 20 // batches waiting for a leader
+const maxHeldBytes = 16 << 20 // batches waiting for a leader, or a connection to it

@@ -61,7 +61,7 @@ type Stepper struct {
 	term   uint64
 	role   raft.StateType
 
-	// held batches wait for a leader; nothing in them has been sent.
+	// held batches wait for a leader, or for a connection to it; nothing in them has been sent.
 	held      []*Batch
 	heldBytes int
 	// inflight batches were proposed or forwarded, by the id of their first command,
@@ -214,6 +214,7 @@ func (s *Stepper) Tick() {
 	s.r.Tick()
 	s.reads.tick(s)
 	s.dropOverdue()
+	s.releaseHeld()
 	s.leases.forgetOld(s)
 	s.askHeld()
 	s.expire()
@@ -368,7 +369,7 @@ func (s *Stepper) sendRaft(msgs []*raftpb.Message) {
 // SnapshotSent reports the end of a checkpoint transfer.
 func (s *Stepper) SnapshotSent(to uint64, ok bool) { s.r.ReportSnapshot(to, ok) }
 
-// Unreachable reports that messages to a peer were lost.
+// Unreachable reports that messages to a peer were lost, nobody knows which.
 func (s *Stepper) Unreachable(id uint64) { s.r.ReportUnreachable(id) }
 
 // noteRole compares raft's idea of leader, term and role with ours and acts on
@@ -395,8 +396,8 @@ func (s *Stepper) noteRole() {
 		s.leases.abandonSent(leader)
 	}
 	s.reads.leaderChanged(s)
+	s.releaseHeld()
 	if leader != 0 {
-		s.releaseHeld()
 		s.askHeld()
 	}
 	s.maybePromote()

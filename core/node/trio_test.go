@@ -22,8 +22,9 @@ type trio struct {
 	apps  map[uint64]*Applier
 	views map[uint64]*machine.View
 	wire  []frame
-	cut   map[[2]uint64]bool // from one to another nothing arrives
-	slow  uint64             // its machine stands still:
+	cut   map[[2]uint64]bool         // from one to another nothing arrives
+	down  func(from, to uint64) bool // nothing is sent, and the one knows it
+	slow  uint64                     // its machine stands still:
 	late  []*replica.ApplyTask
 	now   time.Duration
 	ids   uint64
@@ -49,7 +50,7 @@ func newTrio(t testing.TB) *trio {
 	t.Helper()
 	c := &trio{
 		t: t, steps: map[uint64]*Stepper{}, apps: map[uint64]*Applier{}, views: map[uint64]*machine.View{}, cut: map[[2]uint64]bool{},
-		results: map[uint64]machine.Result{}, done: map[uint64]Completion{}, sent: func(uint64, Envelope) {},
+		results: map[uint64]machine.Result{}, done: map[uint64]Completion{}, sent: func(uint64, Envelope) {}, down: func(uint64, uint64) bool { return false },
 	}
 	var members []membership.Member
 	for id := range uint64(3) {
@@ -134,6 +135,10 @@ func (c *trio) carryOut(id uint64) (did bool) {
 	s := c.steps[id]
 	eff := s.Take()
 	for _, e := range eff.Send {
+		if s.MustWait(&e) || c.down(id, e.To) {
+			s.Unsent(&e)
+			continue
+		}
 		c.sent(id, e)
 		b, err := e.Msg.AppendTo(nil)
 		if err != nil {

@@ -324,10 +324,14 @@ func (m *member) step(f func(*node.Stepper)) {
 	eff := m.n.Step.Take()
 	m.writes = append(m.writes, eff.Append...)
 	m.applies = append(m.applies, eff.Apply...)
-	for _, e := range eff.Send {
-		to := m.dial(e.To)
+	for i := range eff.Send {
+		e := &eff.Send[i]
+		var to *member
+		if !m.n.Step.MustWait(e) {
+			to = m.dial(e.To)
+		}
 		if to == nil {
-			m.n.Step.Unreachable(e.To)
+			m.n.Step.Unsent(e)
 			continue
 		}
 		frame, err := m.w.frames.encode(&e.Msg)

@@ -26,7 +26,7 @@ import (
 // A verdict costs no majority its members, so it can't take the quorum away.
 type dispute struct {
 	checked []machine.Checked // this member's own hashes at the last checks
-	differs uint64            // the last check found another hash than the leader's there; 0: it did not
+	differs bool              // the last check found another hash than the leader's
 	again   time.Duration     // when that is told again: the word may be lost, and without writes there is no other check
 
 	// The leader's part.
@@ -62,22 +62,28 @@ func (s *Stepper) noteChecked(found []machine.Checked) {
 		if d.checked = append(d.checked, c); len(d.checked) > keep {
 			d.checked = d.checked[1:]
 		}
-		d.differs = 0
-		if c.Differs {
-			d.differs, d.again = c.Index, s.now+s.cfg.CheckEvery
+		if c.Differs && !d.differs {
+			d.again = s.now + s.cfg.CheckEvery
 		}
+		d.differs = c.Differs
 		if c.Differs || s.leases.active && s.cfg.View().Disputed { // the latter may end the alarm
 			s.tellOf(c.Index)
 		}
 	}
 }
 
-// tellAgain repeats that this member's hash differs, until a verdict or an equal check.
+// tellAgain repeats that this member's hash differs, until a verdict or an equal check:
+// of each check that found so, as the leader may not have come to the last ones itself.
 func (s *Stepper) tellAgain() {
 	d := &s.dispute
-	if d.differs != 0 && s.now >= d.again && !s.cfg.View().Disputed {
-		d.again = s.now + s.cfg.CheckEvery
-		s.tellOf(d.differs)
+	if !d.differs || s.now < d.again || s.cfg.View().Disputed {
+		return
+	}
+	d.again = s.now + s.cfg.CheckEvery
+	for _, c := range d.checked {
+		if c.Differs {
+			s.tellOf(c.Index)
+		}
 	}
 }
 
@@ -132,12 +138,13 @@ func (s *Stepper) askHashes(v *machine.View) {
 }
 
 // judge proposes the verdict as soon as a majority has one hash, and again for
-// each member that turns out to have another one.
-func (s *Stepper) judge(v *machine.View) {
+// each member that turns out to have another one. It reports whether there is
+// nothing to be said: all that have told agree, and a majority has.
+func (s *Stepper) judge(v *machine.View) (agreed bool) {
 	d := &s.dispute
 	right, ok := majority(v.ConfState.GetVoters(), d.hashes)
 	if !ok {
-		return
+		return false
 	}
 	var wrong []uint64
 	for _, id := range slices.Sorted(maps.Keys(d.hashes)) {
@@ -146,13 +153,14 @@ func (s *Stepper) judge(v *machine.View) {
 		}
 	}
 	if len(wrong) == 0 && (d.judged || !v.Disputed) {
-		return
+		return !d.judged
 	}
 	if s.own(machine.HashVerdict, machine.Verdict{Index: d.index, Hash: right, Diverged: wrong}.Encode()) != 0 {
 		d.judged = true
 		d.accused = append(d.accused, wrong...)
 		d.decided, d.convicted = d.index, d.accused
 	}
+	return false
 }
 
 // majority is the hash that more than half of the voters have.
@@ -182,13 +190,24 @@ func (s *Stepper) disputed(v *machine.View) bool {
 		d.end()
 		return false
 	}
-	s.judge(v) // raft may have refused the entry
+	agreed := s.judge(v) // or raft may have refused the entry
 	s.askHashes(v)
-	if _, ok := majority(v.ConfState.GetVoters(), d.hashes); !ok && s.allHeardFrom(v) {
+	if !s.allHeardFrom(v) {
+		return true
+	}
+	if _, ok := majority(v.ConfState.GetVoters(), d.hashes); !ok {
 		s.alarmCorrupt(v)
 		d.end() // the next check may find a voter more
+	} else if agreed {
+		d.end()
 	}
 	return true
+}
+
+// undecidedLong reports, every now and then, that it is time for another check although
+// nothing has been written: a voter more may be there.
+func (s *Stepper) undecidedLong(v *machine.View) bool {
+	return v.Disputed && s.now >= s.dispute.began+disputeTime
 }
 
 // allHeardFrom reports whether every voter that is there has told its hash.

@@ -112,8 +112,7 @@ func TestADifferenceIsFoundOutWithoutAnyWrite(t *testing.T) {
 			}
 			c.put(1, []byte{0x0a, 1, 'a'})
 			c.settle()
-			forged := (&machine.Command{Kind: machine.Put, Body: []byte{0x0a, 1, 'b'}}).AppendTo(nil)
-			c.apps[3].Machine.Apply(0, 1, forged, false)
+			c.forge(3)
 			c.put(1, []byte{0x0a, 1, 'c'})
 			c.settle()
 			told := false
@@ -145,6 +144,96 @@ func TestADifferenceIsFoundOutWithoutAnyWrite(t *testing.T) {
 				t.Fatalf("%d members are known to have diverged, want one", n)
 			}
 		})
+	}
+}
+
+// forge gives a member another state than its log makes.
+func (c *trio) forge(id uint64) {
+	c.apps[id].Machine.Apply(0, 1, (&machine.Command{Kind: machine.Put, Body: []byte{0x0a, 1, 'b'}}).AppendTo(nil), false)
+}
+
+func (c *trio) ticks(n int) {
+	for range n {
+		c.tick()
+	}
+}
+
+// Nobody may write meanwhile, so there is no entry that would bring about a check.
+func TestAnUndecidedDisputeEndsWhenAVoterIsBack(t *testing.T) {
+	c := newTrio(t)
+	isolate := func(cut bool) {
+		for _, other := range []uint64{1, 3} {
+			c.cut[[2]uint64{2, other}], c.cut[[2]uint64{other, 2}] = cut, cut
+		}
+	}
+	c.ticks(15)
+	c.forge(3)
+	isolate(true)
+	c.ticks(15)
+	c.put(1, []byte{0x0a, 1, 'c'})
+	c.ticks(100)
+	if !c.views[1].Disputed {
+		t.Fatal("no alarm while one says this and one says that")
+	}
+	isolate(false)
+	c.sent = func(uint64, Envelope) {
+		if slices.Contains(c.steps[1].dispute.accused, 3) {
+			c.slow = 3 // it would stop
+		}
+	}
+	c.ticks(150)
+	if v := c.views[1]; v.Disputed || v.HasAlarm(pb.AlarmType_CORRUPT) || v.Diverged != 1 {
+		t.Fatalf("two of three agree; disputed %v, alarms %v, %d diverged", v.Disputed, v.Alarms, v.Diverged)
+	}
+}
+
+// A leader whose machine is always late has never come to the last check when it is told of that.
+func TestEachCheckThatFoundADifferenceIsToldOfAgain(t *testing.T) {
+	c := newTrio(t)
+	c.ticks(15)
+	c.cut[[2]uint64{3, 1}] = true // or it would have more checked, in which there is no difference
+	told := map[uint64]int{}
+	c.sent = func(from uint64, e Envelope) {
+		if from == 3 && e.Msg.kind == msgHash {
+			told[e.Msg.seq]++
+		}
+	}
+	const first, last = 100, 110
+	for index := range uint64(last + 1 - first) {
+		c.steps[3].noteChecked([]machine.Checked{{Index: first + index, Hash: 7, Differs: true}})
+		c.ticks(9) // sooner than what is told is told again
+	}
+	c.ticks(20)
+	for index := uint64(first); index <= last; index++ {
+		if told[index] < 2 {
+			t.Errorf("the leader was told %d times of index %d", told[index], index)
+		}
+	}
+	before := told[last]
+	c.steps[3].noteChecked([]machine.Checked{{Index: last + 1, Hash: 7}})
+	c.ticks(30)
+	if told[last] != before {
+		t.Errorf("it is told of a difference that is none any more")
+	}
+}
+
+// A right member may tell of a leader that has been convicted since, or too late.
+func TestADisputeInWhichAllAgreeKeepsNoOtherFromBeingFound(t *testing.T) {
+	c := newTrio(t)
+	c.ticks(15)
+	s := c.steps[1]
+	last := s.dispute.checked[len(s.dispute.checked)-1]
+	s.Receive(3, &Message{kind: msgHash, content: &content{seq: last.Index, hash: last.Hash}})
+	c.forge(3)
+	c.put(1, []byte{0x0a, 1, 'c'})
+	c.sent = func(uint64, Envelope) {
+		if slices.Contains(s.dispute.accused, 3) {
+			c.slow = 3
+		}
+	}
+	c.ticks(40)
+	if n := c.views[1].Diverged; n != 1 {
+		t.Fatalf("%d members are known to have diverged after four seconds, want one", n)
 	}
 }
 

@@ -315,7 +315,7 @@ func (s *Stepper) ApplyFinished(d ApplyDone) {
 	s.r.Applied(d.Task)
 	if d.Task.Restore != nil {
 		s.restoring.Add(-1)
-		s.dispute.checked, s.dispute.differs = nil, 0 // they were of a state that is gone
+		s.dispute.checked, s.dispute.differs = nil, false // they were of a state that is gone
 	}
 	s.leases.apply(s, d.Leases)
 	s.noteChecked(d.Checked)
@@ -441,7 +441,7 @@ func (s *Stepper) check() {
 		s.settleSettings(v.Settings)
 	}
 	s.versioned = true
-	if s.disputed(v) || v.Index == s.checkedAt || len(v.Members) == 1 && !v.Disputed {
+	if s.disputed(v) || v.Index == s.checkedAt && !s.undecidedLong(v) || len(v.Members) == 1 && !v.Disputed {
 		return
 	}
 	if s.own(machine.HashCheck, machine.EncodeHashCheck(v.Index, v.Hash)) != 0 {

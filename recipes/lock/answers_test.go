@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
 	"github.com/musterhq/muster/recipes/lock"
 	"github.com/musterhq/muster/sdk"
 	"github.com/musterhq/muster/sdk/mustertest"
@@ -63,6 +65,42 @@ func lostAnswers(t *testing.T, cluster *mustertest.Cluster, c *sdk.Client) {
 		t.Errorf("try: %v", err)
 	}
 	waiters(t, c, "cut", 1)
+}
+
+// noSpace has a holder, the answer to whose first try was lost, give its lock back while nothing may be written any more.
+func noSpace(t *testing.T, cluster *mustertest.Cluster, c *sdk.Client) {
+	var armed atomic.Int32
+	armed.Store(-1 << 20)
+	faulty := cluster.Open(sdk.Config{Dial: func(ctx context.Context, addr string) (net.Conn, error) {
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, "tcp", addr)
+		return &cutter{Conn: conn, armed: &armed}, err
+	}})
+	m := lock.NewMutex(session(t, faulty), "cut")
+	armed.Store(1)
+	l, err := m.Lock(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := c.ConnTo(cluster.Endpoints()[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	alarm := func(action pb.AlarmRequest_AlarmAction) {
+		t.Helper()
+		if _, err := pb.NewMaintenanceClient(conn).Alarm(t.Context(), &pb.AlarmRequest{Action: action, Alarm: pb.AlarmType_NOSPACE}); err != nil {
+			t.Error(err)
+		}
+	}
+	alarm(pb.AlarmRequest_ACTIVATE)
+	defer alarm(pb.AlarmRequest_DEACTIVATE)
+	if _, err := c.Put(t.Context(), "more", nil); !errors.Is(err, sdk.ErrNoSpace) {
+		t.Fatalf("put: %v; want %v", err, sdk.ErrNoSpace)
+	}
+	if err := l.Unlock(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	waiters(t, c, "cut", 0)
 }
 
 // parking holds a request back: when it is armed, what is written from the first mention of the lock on is kept, and

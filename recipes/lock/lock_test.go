@@ -68,6 +68,7 @@ func TestLock(t *testing.T) {
 		{"SessionKeyIsReentrant", sessionKey},
 		{"ExcludesEtcdsOwnClients", interop},
 		{"SurvivesLostAnswers", lostAnswers},
+		{"IsGivenBackWithoutSpace", noSpace},
 		{"LateCopyOfARequestLeavesNoKey", lateCopy},
 		{"WaiterThatCannotGiveUpInTimeGoesOnTrying", lateGivingUp},
 	} {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -224,16 +225,23 @@ func (p *Place) Update(ctx context.Context, value []byte) error {
 // Leave deletes the key if it is still the own one; it is no error if it isn't. It repeats until the outcome is known,
 // and while members are too busy: a place that stays blocks everybody behind it.
 func (p *Place) Leave(ctx context.Context) error {
-	t := sdk.Txn{If: p.Guard(), Then: []sdk.Op{sdk.OpDelete(p.Key)}}
-	if p.doubt && p.fence != "" {
-		fence := sdk.OpPut(p.fence, nil, sdk.WithLease(p.cfg.Session.Lease()))
-		t.Then, t.Else = append(t.Then, fence), []sdk.Op{fence}
-	}
-	return p.gone(ctx, t)
+	return p.gone(ctx, p.doubt && p.fence != "", sdk.Txn{If: p.Guard(), Then: []sdk.Op{sdk.OpDelete(p.Key)}})
 }
 
-func (p *Place) gone(ctx context.Context, t sdk.Txn) error {
-	_, err := settled(ctx, p.cfg.Session, t, func(err error) bool { return unknown(err) || errors.Is(err, sdk.ErrTooManyRequests) })
+// gone deletes the key, as t does, and leaves the fence behind in any case. Where there is no space for that, there is none
+// for a late copy either, as long as that lasts; and a place that stays is worse.
+func (p *Place) gone(ctx context.Context, fenced bool, t sdk.Txn) error {
+	again := func(err error) bool { return unknown(err) || errors.Is(err, sdk.ErrTooManyRequests) }
+	err := sdk.ErrNoSpace
+	if fenced {
+		with, fence := t, sdk.OpPut(p.fence, nil, sdk.WithLease(p.cfg.Session.Lease()))
+		with.Then = append(slices.Clone(t.Then), fence)
+		with.Else = []sdk.Op{fence}
+		_, err = settled(ctx, p.cfg.Session, with, again)
+	}
+	if errors.Is(err, sdk.ErrNoSpace) {
+		_, err = settled(ctx, p.cfg.Session, t, again)
+	}
 	if errors.Is(err, sdk.ErrLeaseNotFound) {
 		return nil // the key has gone with the lease, and none can come any more
 	}
@@ -274,8 +282,7 @@ func (p *Place) abandon(ctx context.Context) error {
 		return p.Leave(ctx)
 	}
 	// Whether the key was created isn't known, so it is deleted by name; the name is used once only.
-	fence := sdk.OpPut(p.fence, nil, sdk.WithLease(p.cfg.Session.Lease()))
-	return p.gone(ctx, sdk.Txn{Then: []sdk.Op{sdk.OpDelete(p.Key), fence}})
+	return p.gone(ctx, true, sdk.Txn{Then: []sdk.Op{sdk.OpDelete(p.Key)}})
 }
 
 func unknown(err error) bool { return errors.Is(err, sdk.ErrUnknownOutcome) }

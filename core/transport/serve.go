@@ -80,6 +80,9 @@ func (t *Transport) serve(conn net.Conn) error {
 	t.mu.Lock()
 	t.mu.conns[conn] = h.from
 	t.mu.Unlock()
+	if t.cfg.Handler.Standing(h.from) == Removed { // meanwhile, and SetPeers did not know whose this was
+		return nil // its next dial tells it why
+	}
 	r := bufio.NewReaderSize(conn, 128<<10)
 	if h.kind == snapshotConn {
 		return t.serveSnapshot(conn, r, h.from)

@@ -360,6 +360,42 @@ func TestARemovedPeerGetsWhatIsQueuedAndIsToldOnItsNextDial(t *testing.T) {
 	}
 }
 
+// remover removes a member at the moment at which it is let in.
+type remover struct {
+	*inbox
+	once   sync.Once
+	remove func()
+}
+
+func (r *remover) Standing(id uint64) Standing {
+	before := r.inbox.Standing(id)
+	r.once.Do(r.remove)
+	return before
+}
+
+func TestAPeerThatIsRemovedWhileItConnectsIsToldSo(t *testing.T) {
+	la, lb := listen(t, "127.0.0.1:0"), listen(t, "127.0.0.1:0")
+	ha, hb := newInbox(), &remover{inbox: newInbox()}
+	hb.strict = true
+	hb.members.Store(uint64(1), Belongs)
+	removed := make(chan *Transport, 1)
+	hb.remove = func() {
+		hb.members.Store(uint64(1), Removed)
+		(<-removed).SetPeers(map[uint64][]string{2: {urlOf(lb)}})
+	}
+	removed <- open(t, 2, 7, hb, lb)
+	a := open(t, 1, 7, ha, la)
+	a.SetPeers(map[uint64][]string{1: {urlOf(la)}, 2: {urlOf(lb)}})
+	select {
+	case by := <-ha.expelled:
+		if by != 2 {
+			t.Errorf("expelled by %x, want 2", by)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it is not told that it was removed")
+	}
+}
+
 func TestAnyoneMayAskWhoBelongsToTheCluster(t *testing.T) {
 	l := listen(t, "127.0.0.1:0")
 	open(t, 2, 7, newInbox(), l)

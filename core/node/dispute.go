@@ -19,9 +19,10 @@ import (
 // is right, whoever led, and members that have another one stop. A leader that
 // has diverged itself is thus stopped by its own entry. While there is no
 // majority for any hash, nobody can tell what is right, so nothing may be served:
-// an undecided verdict raises the CORRUPT alarm. It lasts until a check finds a majority after all,
-// for another voter has come, or the operator has removed the one he takes to be wrong.
-// An alarm that was raised by hand is none of this.
+// an undecided verdict raises the CORRUPT alarm. It lasts until a check finds a
+// majority after all, for another voter has come, or the operator has removed the
+// one he takes to be wrong. Until then there is a check every ten seconds, also if
+// nothing is written. An alarm that was raised by hand is none of this.
 //
 // A verdict costs no majority its members, so it can't take the quorum away.
 type dispute struct {

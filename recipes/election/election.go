@@ -33,7 +33,8 @@ type config struct {
 func WithEpoch(epoch int64) Option { return Option{func(c *config) { c.epoch = epoch }} }
 
 // WithSessionKey gives all campaigns of one session the key NAME/LEASE, as etcd's clients do: a second Campaign on the
-// same session is the same candidate, with the first one's value.
+// same session is the same candidate, with the first one's value, until the first of them resigns, or the one that created
+// the key is cancelled.
 func WithSessionKey() Option { return Option{func(c *config) { c.shared = true }} }
 
 // Election is an election by name, seen by somebody with a session to stand in it.

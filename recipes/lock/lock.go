@@ -30,7 +30,8 @@ type Option struct{ apply func(*Mutex) }
 func WithEpoch(epoch int64) Option { return Option{func(m *Mutex) { m.epoch = epoch }} }
 
 // WithSessionKey gives all locks of one session the key NAME/LEASE, as etcd's clients do. Then a second Lock on the
-// same session succeeds at once, holding the same place; etcd's v3lock service promises that.
+// same session succeeds at once, holding the same place; etcd's v3lock service promises that. As there, the place is given
+// up for all of them by the first that unlocks it, or whose Lock created it and is cancelled.
 func WithSessionKey() Option { return Option{func(m *Mutex) { m.shared = true }} }
 
 // Mutex is a lock by name.

@@ -40,7 +40,8 @@
 // takes effect in apply ([Applier.Run]) and is acknowledged there too: runApply
 // hands the results to the waiters. On a follower the loop sends the batch to
 // the leader (Stepper.forward) and recognises it in its own log; its waiters are
-// woken by its own apply. The leader only ever answers that it refuses.
+// woken by its own apply. The leader only ever answers that it refuses. Without a
+// leader, or a connection to it, the batch waits (Stepper.hold).
 //
 // A lease expires in [Stepper.Tick] (leases.go), which proposes a command that
 // carries the leader's term and is void in any other. A linearizable read waits

@@ -76,9 +76,6 @@ func (s *Stepper) Unsent(e *Envelope) {
 	case msgForward:
 		if b := s.unsent(e); b != nil {
 			b.Data = e.Msg.batch
-			if again, err := adopt(b.Data); err == nil { // it is our own
-				b.offs = again.offs
-			}
 			s.hold(b)
 		}
 	case msgChange:
@@ -105,7 +102,7 @@ func (s *Stepper) unsent(e *Envelope) *Batch {
 
 // track remembers whose batch is on its way, not what is in it: it is never sent again.
 func (s *Stepper) track(b *Batch, sentTo uint64) {
-	b.Data, b.offs = nil, nil
+	b.Data = nil
 	b.term, b.sentTo = s.term, sentTo
 	s.inflight[b.IDs[0]] = b
 }

@@ -68,6 +68,18 @@ func (i *inbox) want(t *testing.T, want string) {
 	}
 }
 
+func (i *inbox) wantExpelled(t *testing.T, by uint64) {
+	t.Helper()
+	select {
+	case got := <-i.expelled:
+		if got != by {
+			t.Errorf("expelled by %x, want %x", got, by)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("the removed member was never told")
+	}
+}
+
 func listen(t *testing.T, addr string) net.Listener {
 	t.Helper()
 	l, err := net.Listen("tcp", addr)
@@ -347,14 +359,7 @@ func TestARemovedPeerGetsWhatIsQueuedAndIsToldOnItsNextDial(t *testing.T) {
 	for i := range 100 {
 		hb.want(t, fmt.Sprintf("f%d", i))
 	}
-	select {
-	case by := <-hb.expelled:
-		if by != 1 {
-			t.Errorf("expelled by %d, want 1", by)
-		}
-	case <-time.After(10 * time.Second):
-		t.Fatal("the removed member was never told")
-	}
+	hb.wantExpelled(t, 1)
 	if a.Send(2, []byte("x")) {
 		t.Error("a frame for a removed peer was taken")
 	}
@@ -386,14 +391,7 @@ func TestAPeerThatIsRemovedWhileItConnectsIsToldSo(t *testing.T) {
 	removed <- open(t, 2, 7, hb, lb)
 	a := open(t, 1, 7, ha, la)
 	a.SetPeers(map[uint64][]string{1: {urlOf(la)}, 2: {urlOf(lb)}})
-	select {
-	case by := <-ha.expelled:
-		if by != 2 {
-			t.Errorf("expelled by %x, want 2", by)
-		}
-	case <-time.After(10 * time.Second):
-		t.Error("it is not told that it was removed")
-	}
+	ha.wantExpelled(t, 2)
 }
 
 func TestAnyoneMayAskWhoBelongsToTheCluster(t *testing.T) {

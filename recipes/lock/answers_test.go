@@ -35,16 +35,29 @@ func (c *cutter) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// lostAnswers breaks the connection when the answer to the acquiring transaction arrives: it names the own key.
-func lostAnswers(t *testing.T, cluster *mustertest.Cluster, c *sdk.Client) {
-	var armed atomic.Int32
-	armed.Store(-1 << 20)
-	faulty := cluster.Open(sdk.Config{Dial: func(ctx context.Context, addr string) (net.Conn, error) {
+// through opens a client whose connections are wrapped.
+func through(cluster *mustertest.Cluster, wrap func(net.Conn) net.Conn) *sdk.Client {
+	return cluster.Open(sdk.Config{Dial: func(ctx context.Context, addr string) (net.Conn, error) {
 		var d net.Dialer
 		conn, err := d.DialContext(ctx, "tcp", addr)
-		return &cutter{Conn: conn, armed: &armed}, err
+		if err != nil {
+			return nil, err
+		}
+		return wrap(conn), nil
 	}})
-	m := lock.NewMutex(session(t, faulty), "cut")
+}
+
+// cuttable is a mutex, and how many answers about it are still to be lost.
+func cuttable(t *testing.T, cluster *mustertest.Cluster) (*lock.Mutex, *atomic.Int32) {
+	armed := new(atomic.Int32)
+	armed.Store(-1 << 20)
+	faulty := through(cluster, func(conn net.Conn) net.Conn { return &cutter{Conn: conn, armed: armed} })
+	return lock.NewMutex(session(t, faulty), "cut"), armed
+}
+
+// lostAnswers breaks the connection when the answer to the acquiring transaction arrives: it names the own key.
+func lostAnswers(t *testing.T, cluster *mustertest.Cluster, c *sdk.Client) {
+	m, armed := cuttable(t, cluster)
 	armed.Store(3)
 	l, err := m.Lock(t.Context())
 	if err != nil {
@@ -69,18 +82,14 @@ func lostAnswers(t *testing.T, cluster *mustertest.Cluster, c *sdk.Client) {
 
 // noSpace has a holder, the answer to whose first try was lost, give its lock back while nothing may be written any more.
 func noSpace(t *testing.T, cluster *mustertest.Cluster, c *sdk.Client) {
-	var armed atomic.Int32
-	armed.Store(-1 << 20)
-	faulty := cluster.Open(sdk.Config{Dial: func(ctx context.Context, addr string) (net.Conn, error) {
-		var d net.Dialer
-		conn, err := d.DialContext(ctx, "tcp", addr)
-		return &cutter{Conn: conn, armed: &armed}, err
-	}})
-	m := lock.NewMutex(session(t, faulty), "cut")
+	m, armed := cuttable(t, cluster)
 	armed.Store(1)
 	l, err := m.Lock(t.Context())
 	if err != nil {
 		t.Fatal(err)
+	}
+	if armed.Load() > 0 {
+		t.Fatal("no answer was lost")
 	}
 	conn, err := c.ConnTo(cluster.Endpoints()[0])
 	if err != nil {
@@ -195,11 +204,7 @@ func lateCopy(t *testing.T, cluster *mustertest.Cluster, c *sdk.Client) {
 		t.Run(name, func(t *testing.T) {
 			var armed atomic.Bool
 			held := make(chan *parking, 1)
-			faulty := cluster.Open(sdk.Config{Dial: func(ctx context.Context, addr string) (net.Conn, error) {
-				var d net.Dialer
-				conn, err := d.DialContext(ctx, "tcp", addr)
-				return &parking{Conn: conn, armed: &armed, held: held}, err
-			}})
+			faulty := through(cluster, func(conn net.Conn) net.Conn { return &parking{Conn: conn, armed: &armed, held: held} })
 			s := session(t, faulty)
 			armed.Store(true)
 			use(t, lock.NewMutex(s, "late"))
@@ -250,11 +255,7 @@ func (d *deaf) Write(b []byte) (int, error) {
 func lateGivingUp(t *testing.T, cluster *mustertest.Cluster, c *sdk.Client) {
 	t.Parallel()
 	var armed atomic.Bool
-	faulty := cluster.Open(sdk.Config{Dial: func(ctx context.Context, addr string) (net.Conn, error) {
-		var d net.Dialer
-		conn, err := d.DialContext(ctx, "tcp", addr)
-		return &deaf{conn, &armed}, err
-	}})
+	faulty := through(cluster, func(conn net.Conn) net.Conn { return &deaf{conn, &armed} })
 	holder, err := lock.NewMutex(session(t, c), "deaf").Lock(t.Context())
 	if err != nil {
 		t.Fatal(err)
